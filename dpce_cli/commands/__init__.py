@@ -1,0 +1,1 @@
+"""One module a subcommand: parse, build the configuration, call the core once, print."""

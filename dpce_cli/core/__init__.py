@@ -1,0 +1,1 @@
+"""The toolkit itself: no printing, no exits, usable as a library."""

@@ -1,0 +1,268 @@
+"""Every number of a run, in one frozen tree that is stored with each artefact it made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from dpce_cli.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """How captions become token ids."""
+
+    max_words: int
+    """Positions of the text CNN; the first `max_words` known words of a caption are kept."""
+    lowercase: bool
+    """Fold case before looking words up; the paper's word2vec dictionary is case-sensitive."""
+    min_count: int
+    """Words rarer than this in the training captions are left out of the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """How photos become the CNN's input."""
+
+    backbone: str
+    """One of `dpce_cli.core.models.image_encoder.BACKBONES`."""
+    backbone_weights: str
+    """"imagenet" (torchvision's), "none" (from scratch) or the path of a state dict."""
+    resize: int
+    """Length in pixels that the short side is resized to."""
+    crop: int
+    """Side in pixels of the square that the CNN sees."""
+    min_crop_scale: float
+    """Smallest side of a random training crop, as a share of the photo's."""
+    mirror: bool
+    """Flip half of the training photos, and average test embeddings over photo and mirror image."""
+    cached_crops: int
+    """Random crops a photo in the feature cache, besides the plain and the mirrored view."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the two encoders and of the shared classifier."""
+
+    embedding_dim: int
+    """Length of an embedding."""
+    text_blocks: tuple[int, ...]
+    """Residual blocks in each stage of the text CNN; (3, 4, 6, 1) is the paper's."""
+    text_width: float
+    """Factor on the text CNN's channel counts; 1 is the paper's."""
+    word_dim: int
+    """Length of a word vector when training starts without word vectors; else theirs counts."""
+    position_shift: bool
+    """Place captions at random among the text CNN's positions, in training and testing; else left-aligned."""
+    dropout: float
+    """Dropout before the shared classifier, on both embeddings."""
+    classifier_bias: bool
+    """Whether the shared classifier has a bias."""
+    classifier_scale: float
+    """0: plain softmax, as the paper. Above 0: scale times the cosine of embedding and class weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRates:
+    """Multipliers of the stage's learning rate, one a parameter group; 0 freezes the group."""
+
+    backbone: float
+    """Filters and batch norm of the image CNN."""
+    backbone_bias: float
+    """Biases of the image CNN."""
+    weight: float
+    """Convolutions and linear layers of the text CNN and of the image head."""
+    bias: float
+    """Their biases."""
+    bn_scale: float
+    """Batch norm scales outside the image CNN."""
+    bn_shift: float
+    """Batch norm shifts outside the image CNN."""
+    words: float
+    """Word vectors."""
+    classifier: float
+    """The shared classifier's weights."""
+    classifier_bias: float
+    """The shared classifier's bias."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of training."""
+
+    epochs: int
+    """Passes over the training photos."""
+    batch_size: int
+    """Photos a step."""
+    captions_per_image: int
+    """Captions drawn for each photo of a step; the paper draws one."""
+    optimizer: Literal["sgd", "adamw"]
+    """"sgd" is with Nesterov momentum 0.9."""
+    learning_rate: float
+    """Base learning rate; `multipliers` scale it for each parameter group."""
+    multipliers: LearningRates
+    weight_decay: float
+    schedule: Literal["steps", "cosine"]
+    """"steps": times 0.1 after each of `milestones`; "cosine": warm-up, then a half cosine down to 0."""
+    milestones: tuple[int, ...]
+    """Epochs after which a "steps" schedule divides the learning rate by 10."""
+    warmup_epochs: float
+    """Length of a "cosine" schedule's linear warm-up."""
+    image_weight: float
+    """Weight of the image instance loss."""
+    text_weight: float
+    """Weight of the text instance loss."""
+    ranking_weight: float
+    """Weight of the ranking loss; 0 leaves it out."""
+    margin: float
+    """Margin of the ranking loss."""
+    negatives: Literal["hardest_in_batch", "hardest_in_pool"]
+    """Where the ranking loss takes its negatives from."""
+    negative_pool: int
+    """Captions of other photos that "hardest_in_pool" encodes each step; 256 in the paper."""
+    label_smoothing: float
+    """Share of the instance loss's target that is spread over all instances; 0 in the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides what a run computes."""
+
+    preset: str
+    """Name of the preset that it grew from."""
+    seed: int
+    text: TextConfig
+    image: ImageConfig
+    model: ModelConfig
+    stage1: StageConfig
+    stage2: StageConfig
+
+    def __post_init__(self) -> None:
+        checks = {
+            "text.max_words of at least 1": self.text.max_words >= 1,
+            "image.resize of at least image.crop, which is at least 32": self.image.resize
+            >= self.image.crop
+            >= 32,
+            "image.min_crop_scale above 0 and up to 1": 0 < self.image.min_crop_scale <= 1,
+            "model.embedding_dim and model.word_dim of at least 1": min(
+                self.model.embedding_dim, self.model.word_dim
+            )
+            >= 1,
+            "model.text_blocks with 1 to 4 numbers above 0": 1 <= len(self.model.text_blocks) <= 4
+            and min(self.model.text_blocks) > 0,
+            "model.dropout below 1": self.model.dropout < 1,
+        }
+        for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
+            pooled = stage.ranking_weight > 0 and stage.negatives == "hardest_in_pool"
+            checks |= {
+                f"{name}.batch_size of at least 2": stage.batch_size >= 2,
+                f"{name}.captions_per_image of at least 1": stage.captions_per_image >= 1,
+                f"{name}.captions_per_image = 1 with hardest_in_pool": not pooled
+                or stage.captions_per_image == 1,
+                f"{name}.label_smoothing below 1": stage.label_smoothing < 1,
+            }
+        for requirement, met in checks.items():
+            if not met:
+                raise ConfigError(f"the configuration needs {requirement}; change it with --set KEY=VALUE")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree as JSON types."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], source: str) -> Config:
+        """Read a tree written by `to_dict`.
+
+        Raises:
+            ConfigError: a key is missing, unknown or of another type; the message begins with `source`.
+        """
+        config = _read(cls, value, source, "")
+        assert isinstance(config, Config)
+        return config
+
+    def with_settings(self, settings: list[str]) -> Config:
+        """Change values named as in `stage1.epochs=20`; tuples are written as `model.text_blocks=[1,1,1]`.
+
+        Raises:
+            ConfigError: a setting is malformed, its key is unknown, or its value has another type.
+        """
+        tree = self.to_dict()
+        for setting in settings:
+            key, separator, text = setting.partition("=")
+            *sections, name = key.strip().split(".")
+            branch: Any = tree
+            for section in sections:
+                branch = branch.get(section) if isinstance(branch, dict) else None
+            if (
+                not separator
+                or not isinstance(branch, dict)
+                or name not in branch
+                or isinstance(branch[name], dict)
+            ):
+                raise ConfigError(
+                    f"--set {setting}: expected KEY=VALUE with one of {', '.join(_keys(self.to_dict()))}"
+                )
+            try:
+                branch[name] = json.loads(text)
+            except json.JSONDecodeError:
+                branch[name] = text
+        return Config.from_dict(tree, "--set")
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """What changed from one configuration to another, one `key: old -> new` for each value."""
+    before, after = old.to_dict(), new.to_dict()
+    return [
+        f"{key}: {_get(before, key)} -> {_get(after, key)}"
+        for key in _keys(before)
+        if _get(before, key) != _get(after, key)
+    ]
+
+
+def _get(tree: Any, key: str) -> Any:
+    for name in key.split("."):
+        tree = tree[name]
+    return tree
+
+
+def _keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in tree.items():
+        keys += _keys(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
+    return keys
+
+
+def _read(kind: Any, value: Any, source: str, key: str) -> Any:
+    def wrong(expected: str) -> ConfigError:
+        return ConfigError(f"{source}: {key or 'the configuration'} is {value!r}; expected {expected}")
+
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise wrong("a table")
+        hints = get_type_hints(kind)
+        if differing := sorted(hints.keys() ^ value.keys()):
+            raise ConfigError(
+                f"{source}: {key or 'the configuration'} lacks or does not know {', '.join(differing)}; "
+                "it was written by another version of dpce: run prepare-vocab again"
+            )
+        prefix = f"{key}." if key else ""
+        return kind(**{name: _read(hints[name], value[name], source, prefix + name) for name in hints})  # type: ignore[operator]
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise wrong("one of " + ", ".join(get_args(kind)))
+        return value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise wrong("a list such as [1, 1, 1]")
+        return tuple(_read(int, item, source, key) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise wrong({int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind])
+    if kind in (int, float) and not 0 <= value < float("inf"):
+        raise wrong("a number of at least 0")
+    return value

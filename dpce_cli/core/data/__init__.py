@@ -1,0 +1,1 @@
+"""Captioned-image data sets, the image pipeline and position shift."""

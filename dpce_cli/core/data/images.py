@@ -1,0 +1,176 @@
+"""From image files to the uint8 views that the image encoder is fed."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dpce_cli.core.errors import DataError
+
+View = Callable[[Image.Image, int], Tensor]
+"""Makes the uint8 tensor (3, height, width) of an image and its position in the list of paths."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Nothing else is opened: some of Pillow's other formats run external programs."""
+
+ENOUGH_PIXELS = 1024
+"""A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as each side keeps this many pixels."""
+
+
+def load_image(path: Path) -> Image.Image:
+    """Decode an image file, its first frame where it has several, to RGB as a person would see it.
+
+    EXIF orientation is applied, transparency is laid on white, and 16-bit, integer and float greys are scaled
+    to 8 bits. JPEGs far larger than `ENOUGH_PIXELS` come out smaller than they are stored.
+
+    Raises:
+        DataError: the file is missing, damaged, none of `FORMATS`, or has more pixels than Pillow's limit
+            (178,956,970 unless `PIL.Image.MAX_IMAGE_PIXELS` was set), in which case it is not decoded.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                image.draft(None, (ENOUGH_PIXELS, ENOUGH_PIXELS))
+                image.load()
+                with suppress(Exception):  # damaged EXIF does not spoil the pixels
+                    ImageOps.exif_transpose(image, in_place=True)
+                return _as_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: too large to decode ({error}); save a smaller copy in its place") from error
+    except UnidentifiedImageError as error:
+        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise DataError(f"{path}: not a {formats} image; replace or remove the file") from error
+    except Exception as error:  # Pillow's decoders raise nearly every built-in exception on damaged files
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{path}: cannot be read ({reason}); replace or remove the file") from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _grey_to_8_bit(image).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(layer, mask=layer)
+        return canvas
+    return image.convert("RGB")
+
+
+def _grey_to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 65535:
+        low, high = 0.0, next(ceiling for ceiling in (1.0, 255.0, 65535.0) if high <= ceiling)
+    gain = 255 / (high - low or 1.0)
+    return Image.fromarray(np.rint(values * gain - low * gain).astype(np.uint8))
+
+
+def plain_view(image: Image.Image, *, resize: int, crop: int) -> Tensor:
+    """The central `crop` x `crop` pixels of the image scaled (bicubic) to a short side of `resize`.
+
+    Returns a uint8 tensor (3, crop, crop); `crop` must not exceed `resize`. Only what the crop shows is
+    scaled, so that an extremely long image costs no more than a square one.
+    """
+    side = min(image.size) * crop / resize
+    return _scaled(image, crop, ((image.width - side) / 2, (image.height - side) / 2, side, side))
+
+
+def training_view(image: Image.Image, *, crop: int, min_scale: float, flip: bool, generator: torch.Generator) -> Tensor:
+    """A random part of the image, mirrored half of the time if `flip`, as a uint8 tensor (3, crop, crop).
+
+    An aspect ratio is drawn log-uniformly from 3/4 to 4/3; the largest box of that shape that fits into the
+    image is shrunk to between `min_scale` and 1 of its sides and placed anywhere (Zheng et al. 2020 and the
+    released code: `min_scale` 0.8, `crop` 224). Scaling the image to a short side of 256 beforehand, as they
+    do, does not change which part is seen and is left out. `generator` always draws five numbers.
+    """
+    scale, shape, x, y, coin = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    aspect = (4 / 3) ** (2 * shape - 1)
+    width = min(image.width, image.height * aspect) * (min_scale + (1 - min_scale) * scale)
+    height = width / aspect
+    view = _scaled(image, crop, (x * (image.width - width), y * (image.height - height), width, height))
+    return mirrored(view) if flip and coin < 0.5 else view
+
+
+def _scaled(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> Tensor:
+    """The box (left, top, width, height) of the image as (3, size, size); never reaches outside it."""
+    left, top, width, height = box
+    corners = (max(left, 0), max(top, 0), min(left + width, image.width), min(top + height, image.height))
+    pixels = np.array(image.resize((size, size), Image.Resampling.BICUBIC, corners))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """Images (..., height, width) with left and right exchanged."""
+    return images.flip(-1)
+
+
+def normalize(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """`(images / 255 - mean) / std` per channel: uint8 (batch, 3, h, w) to float32, channels_last."""
+    shift, scale = torch.tensor([mean, std], device=images.device).view(2, 3, 1, 1)
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(shift).div_(scale)
+
+
+def read_views(
+    root: Path, paths: Sequence[str], view: View, *, batch_size: int, workers: int
+) -> Iterator[tuple[list[int], Tensor, list[str]]]:
+    """Load and view the images `root / path` in order, `batch_size` of them at a time.
+
+    Yields the positions in `paths` that loaded, their views as one uint8 tensor (positions, 3, h, w), and a
+    message for each image that did not load, for the caller to pass to `Reporter.warn` and to count. A batch
+    of which nothing loaded has no positions and an empty tensor of no particular shape.
+
+    Args:
+        view: gets each image and its position, so that random views can be seeded by position; picklable,
+            because `workers` processes run it (0: this process).
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Views(root, paths, view),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_leave_interrupts_to_parent,
+        generator=torch.Generator(),  # without it DataLoader would draw from the global one
+    )
+    for positions, views, messages in loader:
+        yield positions, torch.from_numpy(views), messages
+
+
+class _Views(Dataset[tuple[int, Tensor | str]]):
+    def __init__(self, root: Path, paths: Sequence[str], view: View) -> None:
+        self.root, self.paths, self.view = root, paths, view
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: int) -> tuple[int, Tensor | str]:
+        try:
+            image = load_image(self.root / self.paths[position])
+        except DataError as error:
+            return position, str(error)
+        return position, self.view(image, position)
+
+
+def _collate(items: list[tuple[int, Tensor | str]]) -> tuple[list[int], Any, list[str]]:
+    """NumPy batches reach the parent through a pipe; tensors would need shared memory, rare in containers."""
+    loaded = [(position, view) for position, view in items if isinstance(view, Tensor)]
+    messages = [message for _, message in items if isinstance(message, str)]
+    views = torch.stack([view for _, view in loaded]) if loaded else torch.empty(0, dtype=torch.uint8)
+    return [position for position, _ in loaded], views.numpy(), messages
+
+
+def _leave_interrupts_to_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; only the parent acts on it, and ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,185 @@
+"""What the readers of captioned images have in common: files, rows of captions, and what is left out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
+from dpce_cli.core.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+_SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")  # control characters too: they break files, tables and terminals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionRow:
+    """One caption as a file states it."""
+
+    image: str
+    """Path of the image relative to the data set's root, as written."""
+    caption: str
+    where: str
+    """File and line, for messages."""
+    number: str = ""
+    """Tells equal captions of one image apart where a data set numbers them."""
+
+
+class Skips:
+    """Counts what a reader leaves out, kind by kind."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        self._names.setdefault(kind, []).append(name if name.isprintable() else ascii(name))
+
+    def lines(self) -> tuple[str, ...]:
+        """One line a kind: what, how many, and the first three names."""
+        return tuple(f"{kind}: {len(names):,} (first: {', '.join(names[:3])})" for kind, names in self._names.items())
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a file, without its byte order mark.
+
+    Raises:
+        DataError: the file cannot be read or is not UTF-8.
+    """
+    try:
+        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a UTF-8 file that are not blank, trimmed, each after its `file:line`."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", line.strip()
+
+
+def folder_names(folder: Path) -> list[str]:
+    """Sorted names of what a folder holds.
+
+    Raises:
+        DataError: no such folder, or it cannot be listed.
+    """
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise _unlistable(folder, error) from error
+
+
+def scan_files(root: Path, folder: str = "", suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
+    """Sorted POSIX paths, relative to `root`, of the files in `root / folder` and below that have a suffix.
+
+    Hidden files and folders are passed over. Links to files within `root` count as files; links to folders
+    within it are not followed.
+
+    Raises:
+        DataError: no such folder, it cannot be listed, a link leads out of `root`, or a name is not UTF-8.
+    """
+    inside = os.path.realpath(root)
+    files: list[str] = []
+    pending = [folder]
+    try:
+        while pending:
+            current = pending.pop()
+            _check_link(root / current, inside)
+            with os.scandir(root / current) as entries:
+                for entry in entries:
+                    path = f"{current}/{entry.name}".removeprefix("/")
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_symlink():
+                        _check_link(root / path, inside)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(path)
+                    elif entry.name.lower().endswith(suffixes) and entry.is_file():
+                        _check_encodable(path, str(root))
+                        files.append(path)
+    except OSError as error:
+        raise _unlistable(error.filename or root, error) from error
+    return sorted(files)
+
+
+def _unlistable(folder: str | Path, error: OSError) -> DataError:
+    return DataError(f"{folder}: cannot be listed ({error.strerror}); check the path and its permissions")
+
+
+def _check_link(path: Path, inside: str) -> None:
+    if not Path(os.path.realpath(path)).is_relative_to(inside):
+        raise DataError(
+            f"{path}: a link that leads out of the data set's folder; "
+            f"copy what it points to into the folder, or remove the link"
+        )
+
+
+def _check_encodable(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: {text!a} is not Unicode text; rewrite or rename it") from error
+
+
+def relative_path(name: str, where: str) -> str:
+    """`name` as a plain POSIX path below the root.
+
+    Raises:
+        DataError: it is empty, absolute or contains `..`.
+    """
+    path = PurePosixPath(name)
+    unsafe = path.is_absolute() or PureWindowsPath(name).is_absolute() or ".." in re.split(r"[/\\]", name)
+    if unsafe or not path.parts:
+        raise DataError(f"{where}: {name!r} is not a path below the data set's folder; name images relative to it")
+    return path.as_posix()
+
+
+def group_captions(rows: Iterable[CaptionRow], *, images: Set[str], place: str, skips: Skips) -> dict[str, list[str]]:
+    """The captions of each of `images` that has some, in the order of the rows, each trimmed to one line.
+
+    Captions of other images, empty ones and repeated rows are counted in `skips`, and so are images that have
+    no caption. `place` names where the images were looked for.
+
+    Raises:
+        DataError: a row's path is unsafe, or its caption is not Unicode text (a lone surrogate).
+    """
+    captions: dict[str, list[str]] = {}
+    seen: set[tuple[str, str, str]] = set()
+    for row in rows:
+        image = relative_path(row.image, row.where)
+        caption = _SPACES.sub(" ", row.caption).strip()
+        _check_encodable(caption, row.where)
+        if image not in images:
+            skips.add(f"captions whose image is not in {place}", image)
+        elif not caption:
+            skips.add("empty captions", row.where)
+        elif (image, row.number, caption) in seen:
+            skips.add("repeated captions", row.where)
+        else:
+            seen.add((image, row.number, caption))
+            captions.setdefault(image, []).append(caption)
+    for image in sorted(images - captions.keys()):
+        skips.add("images without a caption", image)
+    return captions
+
+
+def captioned_images(name: str, root: Path, images: Iterable[CaptionedImage], skips: Skips) -> CaptionedImages:
+    """The data set of `images`, sorted by `image_id`.
+
+    Raises:
+        DataError: there are none.
+    """
+    ordered = tuple(sorted(images, key=lambda image: image.image_id))
+    if not ordered:
+        reasons = "; ".join(skips.lines()) or "it holds no images"
+        raise DataError(f"{root}: no image with a caption is left to read ({reasons})")
+    return CaptionedImages(name=name, root=root, images=ordered, skipped=skips.lines())

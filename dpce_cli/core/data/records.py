@@ -1,0 +1,33 @@
+"""What every data set reader returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionedImage:
+    """One image and its captions: one class of the instance loss."""
+
+    image_id: str
+    """Unique within the data set; what results are reported under."""
+    path: str
+    """POSIX path relative to the data set's root; never leaves it."""
+    split: str
+    """One of `SPLITS`."""
+    captions: tuple[str, ...]
+    """At least one; whitespace-trimmed, never empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedImages:
+    """A data set in memory: ids, relative paths and captions; pixels stay on disk."""
+
+    name: str
+    root: Path
+    images: tuple[CaptionedImage, ...]
+    skipped: tuple[str, ...] = ()
+    """One line for each kind of input that was left out: what, how many, the first few names."""

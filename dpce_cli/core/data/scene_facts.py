@@ -1,0 +1,166 @@
+"""What a cartoon street scene is, how one is drawn by lot, and which statements are true of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+Thing = frozenset[tuple[str, str]]
+"""What is known, or said, about one thing: a set of (attribute, value)."""
+Facts = frozenset[Thing]
+
+HAIR = ("blonde", "brown", "black", "red", "grey")
+CLOTHES = ("blue", "red", "green", "yellow", "purple", "white", "orange", "pink")
+CAR_COLOURS = ("red", "blue", "green", "white", "black")
+HOUSE_COLOURS = ("red", "blue", "yellow", "white", "pink")
+SKIES = ("sunny", "sunset", "night", "rain", "snow")
+ITEM_COLOURS = ("red", "blue", "green", "yellow", "purple", "pink")
+ITEMS_OF_ACTION = {
+    "hail": ("",),
+    "dog": ("brown", "black", "white"),
+    "umbrella": ITEM_COLOURS,
+    "bag": ITEM_COLOURS,
+    "bicycle": ("",),
+    "stroller": ("",),
+    "bus stop": ("",),
+    "balloon": ITEM_COLOURS,
+}
+_ADULT_ACTIONS = ("hail", "hail", "hail", "dog", "umbrella", "bag", "bicycle", "stroller", "bus stop")
+_CHILD_ACTIONS = ("dog", "umbrella", "bag", "bicycle", "balloon", "balloon")
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    kind: str
+    """woman, man, girl or boy"""
+    hair: str
+    clothes: str
+    action: str
+    """A key of `ITEMS_OF_ACTION`."""
+    item: str
+    """The colour of what the action needs; empty where it has no colour of its own."""
+    side: str
+
+    @property
+    def is_child(self) -> bool:
+        return self.kind in ("girl", "boy")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    people: tuple[Person, ...]
+    """One, or two from left to right."""
+    vehicle: str
+    """car, taxi, bus, or empty"""
+    vehicle_colour: str
+    houses: int
+    house_colour: str
+    house_side: str
+    trees: int
+    """They stand on the side where the houses are not."""
+    sky: str
+
+    @property
+    def vehicle_side(self) -> str:
+        """Across from a single person, in the middle (empty) between two."""
+        return opposite(self.people[0].side) if len(self.people) == 1 else ""
+
+    @property
+    def tree_side(self) -> str:
+        return opposite(self.house_side)
+
+
+QUERY = "a blonde woman in blue hailing a taxi"
+QUERY_PERSON: Mapping[str, Any] = {
+    "kind": "woman",
+    "hair": "blonde",
+    "clothes": "blue",
+    "action": "hail",
+    "item": "",
+}
+QUERY_FACTS: Facts = frozenset(
+    {frozenset({("what", "person"), ("kind", "woman"), ("hair", "blonde"), ("clothes", "blue"), ("does", "hail")})}
+)
+
+
+def opposite(side: str) -> str:
+    return "right" if side == "left" else "left"
+
+
+def sample_scene(rng: random.Random, first_person: Mapping[str, Any] | None = None) -> Scene:
+    """Draw a scene by lot; `first_person` fixes attributes of one of its people."""
+    first = _sample_person(rng, rng.choice(("left", "right")), except_action="")
+    if first_person is not None:
+        first = replace(first, **first_person)
+    people = [first]
+    if rng.random() < 0.4:
+        people.append(_sample_person(rng, opposite(first.side), except_action=first.action))
+    if any(person.action == "hail" for person in people):
+        vehicle = "taxi"
+    else:
+        vehicle = rng.choice(("", "car", "car", "car", "bus", "taxi"))
+    colours = {"car": CAR_COLOURS, "bus": ("red", "blue", "green"), "taxi": ("yellow",), "": ("",)}
+    return Scene(
+        people=tuple(sorted(people, key=lambda person: person.side)),
+        vehicle=vehicle,
+        vehicle_colour=rng.choice(colours[vehicle]),
+        houses=rng.choice((1, 2)),
+        house_colour=rng.choice(HOUSE_COLOURS),
+        house_side=rng.choice(("left", "right")),
+        trees=rng.choice((0, 1, 2, 3)),
+        sky=rng.choice(SKIES),
+    )
+
+
+def _sample_person(rng: random.Random, side: str, except_action: str) -> Person:
+    kind = rng.choice(("woman", "woman", "man", "man", "girl", "boy"))
+    is_child = kind in ("girl", "boy")
+    actions = _CHILD_ACTIONS if is_child else _ADULT_ACTIONS
+    action = rng.choice([action for action in actions if action != except_action])
+    return Person(
+        kind=kind,
+        hair=rng.choice(HAIR[:-1] if is_child else HAIR),
+        clothes=rng.choice(CLOTHES),
+        action=action,
+        item=rng.choice(ITEMS_OF_ACTION[action]),
+        side=side,
+    )
+
+
+def facts_of(scene: Scene) -> Facts:
+    """Everything that a picture of `scene` shows and a caption may state."""
+    things: list[dict[str, str]] = [
+        {
+            "what": "person",
+            "kind": person.kind,
+            "age": "child" if person.is_child else "adult",
+            "hair": person.hair,
+            "clothes": person.clothes,
+            "does": person.action,
+            "item": person.item,
+            "side": person.side,
+        }
+        for person in scene.people
+    ]
+    things += [
+        {"what": "people", "number": str(len(scene.people))},
+        {
+            "what": "house",
+            "number": str(scene.houses),
+            "colour": scene.house_colour,
+            "side": scene.house_side,
+        },
+        {"what": "sky", "kind": scene.sky},
+    ]
+    if scene.vehicle:
+        things.append({"what": scene.vehicle, "colour": scene.vehicle_colour, "side": scene.vehicle_side})
+    if scene.trees:
+        things.append({"what": "tree", "number": str(scene.trees), "side": scene.tree_side})
+    return frozenset(frozenset(thing.items()) for thing in things)
+
+
+def is_true(stated: Facts, known: Facts) -> bool:
+    """Whether each thing that is stated is found among the known ones."""
+    return all(any(thing <= other for other in known) for thing in stated)

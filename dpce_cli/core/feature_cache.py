@@ -1,0 +1,131 @@
+"""Pooled features of a frozen image CNN, computed once a view and kept in HDF5."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dpce_cli.core.checkpoint import fingerprint
+from dpce_cli.core.config import ImageConfig
+from dpce_cli.core.data.images import mirrored, plain_view, read_views, training_view
+from dpce_cli.core.features import open_or_resume, read_store
+from dpce_cli.core.models.image_encoder import ImageEncoder
+from dpce_cli.core.progress import Reporter
+from dpce_cli.core.seeding import generator_for
+from dpce_cli.core.workspace import PreparedDataset, Workspace
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class FixedViews:
+    """The test view of a photo, its mirror image if `config.mirror`, and `crops` random crops: (views, 3, h, w)."""
+
+    config: ImageConfig
+    crops: int = 0
+
+    def __call__(self, image: Image.Image, position: int) -> Tensor:
+        plain = plain_view(image, resize=self.config.resize, crop=self.config.crop)
+        views = [plain, mirrored(plain)] if self.config.mirror else [plain]
+        return torch.stack(
+            [*views, *(random_crop(self.config, image, position, crop) for crop in range(self.crops))]
+        )
+
+
+def random_crop(config: ImageConfig, image: Image.Image, *seed: int | str) -> Tensor:
+    """A random training crop `(3, h, w)` decided by `seed`."""
+    return training_view(
+        image,
+        crop=config.crop,
+        min_scale=config.min_crop_scale,
+        flip=config.mirror,
+        generator=generator_for(*seed),
+    )
+
+
+def cached_features(
+    workspace: Workspace,
+    dataset: PreparedDataset,
+    encoder: ImageEncoder,
+    config: ImageConfig,
+    *,
+    split: str,
+    workers: int,
+    reporter: Reporter,
+) -> Tensor:
+    """The pooled features of every view of a split's photos: float16 `(images, views, feature_dim)`.
+
+    What is cached already is read, what is missing is computed and added; an interrupted computation goes on where it
+    stopped. A photo that cannot be read has a row of zeros. float16 keeps three digits, and halves the file: 24 KiB a
+    photo at six views of ResNet-50.
+
+    Args:
+        split: "train" adds `config.cached_crops` random crops to the test views.
+    """
+    crops = config.cached_crops if split == "train" else 0
+    views = 1 + config.mirror + crops
+    root, paths = dataset.root, [image.path for image in dataset.split(split)]
+    meta = {
+        "cnn": fingerprint(encoder.backbone.state_dict()),
+        "image": asdict(config),
+        "root": str(root),
+        "views": views,
+    }
+    key = hashlib.sha256(json.dumps([meta, paths], sort_keys=True).encode()).hexdigest()[:12]
+    path = workspace.feature_cache_path(split, key)
+    if not path.is_file():
+        reporter.note(f"caching the image CNN's features of the {split} photos in {path}")
+        device = next(encoder.parameters()).device
+        encoder.eval()
+        shape = (len(paths), views, encoder.feature_dim)
+        with (
+            open_or_resume(
+                path, arrays={"features": (shape, "float16")}, constants={"paths": paths}, meta=meta
+            ) as store,
+            torch.inference_mode(),
+        ):
+            done = store.done("features")
+            unreadable = 0
+            with reporter.track(f"features of {split} photos", len(paths), done) as advance:
+                batches = read_views(
+                    root,
+                    paths[done:],
+                    _Offset(FixedViews(config, crops), done),
+                    batch_size=_BATCH,
+                    workers=workers,
+                )
+                for positions, batch, problems in batches:
+                    rows = torch.zeros(
+                        len(positions) + len(problems), views, encoder.feature_dim, dtype=torch.float16
+                    )
+                    if positions:
+                        features = encoder.pooled_features(batch.to(device).flatten(0, 1))
+                        first = _BATCH * (positions[0] // _BATCH)
+                        rows[torch.tensor(positions) - first] = (
+                            features.half().cpu().unflatten(0, (-1, views))
+                        )
+                    for problem in problems:
+                        reporter.warn(f"{problem}: skipped")
+                    unreadable += len(problems)
+                    store.append("features", rows)
+                    advance(len(rows))
+            store.finish()
+            if unreadable:
+                reporter.warn(f"{unreadable} of {len(paths)} photos cannot be read and are left out")
+    return torch.from_numpy(read_store(path, remedy="dpce train-stage1").arrays["features"])
+
+
+@dataclass(frozen=True)
+class _Offset:
+    """A view of the photo `start` places further on."""
+
+    view: FixedViews
+    start: int
+
+    def __call__(self, image: Image.Image, position: int) -> Tensor:
+        return self.view(image, self.start + position)

@@ -1,0 +1,101 @@
+"""The embeddings of one split on disk, as extract-features leaves them for evaluation and search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpce_cli.core.data.records import CaptionedImage
+from dpce_cli.core.errors import WorkspaceError
+from dpce_cli.core.store import StoreWriter, open_or_resume, read_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureStore:
+    """The embeddings of one split and what they are embeddings of."""
+
+    image_embeddings: Tensor
+    """(images, dim) float32, L2-normalised; likewise the texts."""
+    text_embeddings: Tensor
+    """(texts, dim)"""
+    image_of_text: Tensor
+    """(texts,) int64: the image that owns each text."""
+    image_ids: tuple[str, ...]
+    image_paths: tuple[str, ...]
+    """POSIX paths relative to the data set's root."""
+    captions: tuple[str, ...]
+    meta: dict[str, Any]
+
+
+def open_feature_store(
+    path: Path, *, images: Sequence[CaptionedImage], dim: int, meta: Mapping[str, Any]
+) -> AbstractContextManager[StoreWriter]:
+    """Begin or resume the feature store of `images`, to fill `image_embeddings` and `text_embeddings`.
+
+    Texts are the captions of the first image, then of the second, and so on. `path` is named `<split>.h5`.
+    """
+    owners = [index for index, image in enumerate(images) for _ in image.captions]
+    return open_or_resume(
+        path,
+        arrays={
+            "image_embeddings": ((len(images), dim), "float32"),
+            "text_embeddings": ((len(owners), dim), "float32"),
+        },
+        constants={
+            "image_ids": [image.image_id for image in images],
+            "image_paths": [image.path for image in images],
+            "captions": [caption for image in images for caption in image.captions],
+            "image_of_text": np.array(owners, dtype=np.int64),
+        },
+        meta=meta,
+    )
+
+
+def load_feature_store(path: Path) -> FeatureStore:
+    """Read the feature store `<split>.h5`.
+
+    Raises:
+        WorkspaceError: it is missing, damaged, not whole, or its parts do not fit together.
+    """
+    remedy = f"dpce extract-features --split {path.stem}"
+    store = read_store(path, remedy=remedy)
+    try:
+        features = FeatureStore(
+            image_embeddings=torch.from_numpy(store.arrays["image_embeddings"]),
+            text_embeddings=torch.from_numpy(store.arrays["text_embeddings"]),
+            image_of_text=torch.from_numpy(store.arrays["image_of_text"]),
+            image_ids=store.texts["image_ids"],
+            image_paths=store.texts["image_paths"],
+            captions=store.texts["captions"],
+            meta=store.meta,
+        )
+    except KeyError as error:
+        raise WorkspaceError(f"{path}: holds no {error}; delete it and run `{remedy}` again") from error
+    if fault := _fault(features):
+        raise WorkspaceError(f"{path}: {fault}; delete it and run `{remedy}` again")
+    return features
+
+
+def _fault(store: FeatureStore) -> str | None:
+    """What does not fit together, if anything."""
+    images, texts, owners = store.image_embeddings, store.text_embeddings, store.image_of_text
+    if (images.dtype, texts.dtype, owners.dtype) != (torch.float32, torch.float32, torch.int64):
+        return "embeddings are not float32 or image_of_text is not int64"
+    if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1]:
+        return f"embeddings of shapes {tuple(images.shape)} and {tuple(texts.shape)} do not fit together"
+    if not len(images) == len(store.image_ids) == len(store.image_paths):
+        return f"{len(images)} images, {len(store.image_ids)} ids, {len(store.image_paths)} paths"
+    if not (len(store.captions),) == (len(texts),) == tuple(owners.shape):
+        return f"{len(texts)} texts, {len(store.captions)} captions, image_of_text {tuple(owners.shape)}"
+    if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < len(images):
+        return "image_of_text names an image that is not there"
+    if not bool(torch.isfinite(images).all() and torch.isfinite(texts).all()):
+        return "some embeddings are NaN or infinite"
+    return None

@@ -1,0 +1,1 @@
+"""The image encoder, the text encoder and the two together."""

@@ -1,0 +1,149 @@
+"""The image CNN and its two-layer embedding head (Zheng et al. 2020, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from dpce_cli.core.data.images import normalize
+from dpce_cli.core.errors import CheckpointError, ConfigError
+from dpce_cli.core.models.text_encoder import initialise
+
+# RGB mean and standard deviation on [0, 1] of every torchvision ImageNet model.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# The original (Caffe) ResNet-50 was trained on images minus this mean.
+ORIGINAL_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+
+
+def _resnet50_v1() -> models.ResNet:
+    """ResNet-50 as first published: the stride of a stage sits on its first 1x1 convolution, not on the 3x3."""
+    resnet = models.resnet50()
+    for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
+        block = cast(models.resnet.Bottleneck, stage[0])
+        block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+    return resnet
+
+
+_BACKBONES: dict[str, tuple[Callable[[], nn.Module], models.WeightsEnum | None, int]] = {
+    "resnet18": (models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, 512),
+    "resnet34": (models.resnet34, models.ResNet34_Weights.IMAGENET1K_V1, 512),
+    "resnet50": (models.resnet50, models.ResNet50_Weights.IMAGENET1K_V1, 2048),
+    "resnet50-v1": (_resnet50_v1, None, 2048),
+    "resnet101": (models.resnet101, models.ResNet101_Weights.IMAGENET1K_V1, 2048),
+    "resnet152": (models.resnet152, models.ResNet152_Weights.IMAGENET1K_V1, 2048),
+    "vgg16": (models.vgg16, models.VGG16_Weights.IMAGENET1K_V1, 4096),
+    "vgg19": (models.vgg19, models.VGG19_Weights.IMAGENET1K_V1, 4096),
+}
+BACKBONES = tuple(_BACKBONES)
+
+
+def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
+    """The state dict of an ImageNet CNN with its classification layer, in float32.
+
+    Args:
+        name: one of `BACKBONES`.
+        source: "imagenet" for torchvision's published weights (downloaded once), or the path of a state dict with
+            torchvision's keys.
+
+    Raises:
+        ConfigError: torchvision publishes no weights for `name`, or they cannot be downloaded.
+        CheckpointError: the file is missing, unreadable or of another network.
+    """
+    build, published, _ = _BACKBONES[name]
+    if source == "imagenet":
+        if published is None:
+            raise ConfigError(
+                f"{name}: torchvision publishes no weights for it; give a file with --backbone-weights FILE"
+            )
+        try:
+            state = published.get_state_dict(progress=False)
+        except OSError as error:
+            raise ConfigError(
+                f"{name}: the ImageNet weights at {published.url} cannot be downloaded ({error}); "
+                "give a file with --backbone-weights FILE, or --backbone-weights none to train from scratch"
+            ) from error
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path}: no such file; --backbone-weights takes a file, 'imagenet' or 'none'"
+            )
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many types for a file that is not a state dict
+            raise CheckpointError(
+                f"{path}: cannot be read as a PyTorch state dict ({type(error).__name__}); "
+                f"--backbone-weights needs a file saved from torchvision's {name}"
+            ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"{source}: does not hold a state dict of tensors; expected torchvision's {name}"
+        )
+    with torch.device("meta"):
+        expected = build().state_dict()
+    optional = {key for key in expected if key.endswith("num_batches_tracked")}
+    wrong = [key for key, value in expected.items() if key in state and state[key].shape != value.shape]
+    missing = expected.keys() - state.keys() - optional
+    if missing or wrong:
+        raise CheckpointError(
+            f"{source}: these are not the weights of {name}: {len(missing)} tensors are missing and {len(wrong)} have "
+            f"another shape (first: {sorted([*missing, *wrong])[0]}); choose the fitting --backbone"
+        )
+    return {key: state[key].float() if key in state else torch.tensor(0) for key in expected}
+
+
+class ImageEncoder(nn.Module):
+    """Photos to image embeddings before their ReLU (f_img).
+
+    The head is Linear -> BN -> ReLU -> Linear -> BN on the pooled CNN features (fc7 for VGG).
+
+    Args:
+        backbone: one of `BACKBONES`.
+        embedding_dim: length of the embedding.
+    """
+
+    def __init__(self, *, backbone: str, embedding_dim: int) -> None:
+        super().__init__()
+        build, _, feature_dim = _BACKBONES[backbone]
+        self.backbone = build()
+        if isinstance(self.backbone, models.VGG):
+            self.backbone.classifier = nn.Sequential(*list(self.backbone.classifier)[:-1])
+            hidden = 4096
+        else:
+            self.backbone.fc = nn.Identity()
+            hidden = 2048
+        hidden = min(hidden, feature_dim)
+        self.feature_dim = feature_dim
+        self.head = nn.Sequential(
+            nn.Linear(feature_dim, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, embedding_dim, bias=False),
+            nn.BatchNorm1d(embedding_dim),
+        )
+        self.mean = ORIGINAL_MEAN if backbone == "resnet50-v1" else IMAGENET_MEAN
+
+    def reset_parameters(self, generator: torch.Generator, weights: dict[str, Tensor] | None) -> None:
+        """Initialise the head as the authors' code does, and the CNN from `weights` (None leaves it as built)."""
+        initialise(self.head, generator)
+        if weights is not None:
+            own = self.backbone.state_dict()
+            self.backbone.load_state_dict({key: value for key, value in weights.items() if key in own})
+
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """The CNN's pooled features of uint8 RGB images `(batch, 3, height, width)`: `(batch, feature_dim)`."""
+        return cast(Tensor, self.backbone(normalize(images, mean=self.mean, std=IMAGENET_STD)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images, uint8 `(batch, 3, height, width)`, or their pooled features `(batch, feature_dim)`.
+
+        Returns f_img `(batch, embedding_dim)`: before ReLU, not normalised.
+        """
+        features = self.pooled_features(images) if images.dim() == 4 else images.float()
+        return cast(Tensor, self.head(features))

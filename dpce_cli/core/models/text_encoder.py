@@ -1,0 +1,133 @@
+"""The text CNN: residual 1-D convolutions over word vectors (Zheng et al. 2020, section 3.2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpce_cli.core.config import ModelConfig
+
+# Channels (middle, out) of the projection and of the identity blocks of each stage, and the stage's stride, at
+# width 1: the authors' "ResNet-50" text network.
+_STAGES = (
+    ((128, 256), (64, 256), 1),
+    ((512, 512), (128, 512), 2),
+    ((1024, 1024), (256, 1024), 2),
+    ((2048, 2048), (512, 2048), 1),
+)
+MAX_STAGES = len(_STAGES)
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw every convolution's and linear layer's weights from N(0, sqrt(2 / (k * out_channels))); biases become 0.
+
+    Source: the authors' released code.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv1d | nn.Linear):
+            fan_out = layer.weight.shape[0] * math.prod(layer.weight.shape[2:])
+            with torch.no_grad():
+                layer.weight.normal_(0.0, math.sqrt(2.0 / fan_out), generator=generator)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+
+
+class ResidualBlock(nn.Module):
+    """A bottleneck of 1-D convolutions with kernels 1, 2, 1, each followed by batch norm.
+
+    The kernel-2 convolution sees its own position and the one to the left: its input is padded by one zero on the
+    left only, so a word never sees what follows it within the block.
+    """
+
+    def __init__(self, in_channels: int, middle: int, out_channels: int, stride: int, project: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(in_channels, middle, 1, bias=False)
+        self.bn1 = nn.BatchNorm1d(middle)
+        self.conv2 = nn.Conv1d(middle, middle, 2, stride=stride, bias=False)
+        self.bn2 = nn.BatchNorm1d(middle)
+        self.conv3 = nn.Conv1d(middle, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm1d(out_channels)
+        self.shortcut = (
+            nn.Sequential(
+                nn.Conv1d(in_channels, out_channels, 1, stride=stride, bias=False),
+                nn.BatchNorm1d(out_channels),
+            )
+            if project
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, in, length) -> (batch, out, ceil(length / stride))
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(F.pad(y, (1, 0)))))
+        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+
+class TextEncoder(nn.Module):
+    """Token ids to text embeddings before their ReLU (f_txt).
+
+    A one-hot 1x1 convolution over a vocabulary is an embedding look-up plus a bias, and that is how it is computed;
+    id 0, the blank position, is the zero vector before the bias.
+
+    Args:
+        vocabulary_size: words without the blank.
+        word_dim: length of a word vector.
+        blocks: residual blocks a stage; (3, 4, 6, 1) is the authors' "ResNet-50" network, (3, 8, 36, 1) the one
+            like ResNet-152. Fewer stages give a shallower network.
+        width: factor on every channel count of the residual blocks.
+        embedding_dim: length of the embedding.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary_size: int,
+        word_dim: int,
+        blocks: tuple[int, ...],
+        width: float,
+        embedding_dim: int,
+    ) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary_size + 1, word_dim, padding_idx=0)
+        self.word_bias = nn.Parameter(torch.zeros(word_dim))
+        self.word_bn = nn.BatchNorm1d(word_dim)
+        layers: list[nn.Module] = []
+        channels = word_dim
+        for count, (projection, identity, stride) in zip(blocks, _STAGES, strict=False):
+            for index in range(count):
+                middle, out = (max(1, round(c * width)) for c in (projection if index == 0 else identity))
+                layers.append(ResidualBlock(channels, middle, out, stride if index == 0 else 1, index == 0))
+                channels = out
+        self.blocks = nn.Sequential(*layers)
+        self.linear = nn.Linear(channels, embedding_dim, bias=False)
+        self.bn = nn.BatchNorm1d(embedding_dim)
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Initialise as the authors' code does; word vectors are drawn with a standard deviation of 1/sqrt(word_dim)."""
+        initialise(self, generator)
+        with torch.no_grad():
+            self.words.weight.normal_(0.0, 1 / math.sqrt(self.words.embedding_dim), generator=generator)
+            self.words.weight[0].zero_()
+
+    def feature_map(self, token_ids: Tensor) -> Tensor:
+        """The last residual block's output for ids `(batch, words)`: `(batch, channels, positions)`."""
+        x = self.words(token_ids) + self.word_bias  # (batch, words, word_dim)
+        return self.blocks(self.word_bn(x.transpose(1, 2)))
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Encode ids `(batch, words)`, 0 = blank, as f_txt `(batch, embedding_dim)`: before ReLU, not normalised."""
+        pooled = self.feature_map(token_ids).amax(dim=2)
+        return self.bn(self.linear(pooled))
+
+
+def build_text_encoder(model: ModelConfig, *, vocabulary_size: int, word_dim: int) -> TextEncoder:
+    """A text encoder of the configured size, not yet initialised."""
+    return TextEncoder(
+        vocabulary_size=vocabulary_size,
+        word_dim=word_dim,
+        blocks=model.text_blocks,
+        width=model.text_width,
+        embedding_dim=model.embedding_dim,
+    )

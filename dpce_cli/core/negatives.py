@@ -1,0 +1,37 @@
+"""Which captions and images stand as negatives in the ranking loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def hardest_in_batch(
+    similarity: Tensor, image_instances: Tensor, text_instances: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The most similar wrong caption of each image and the most similar wrong image of each caption (VSE++).
+
+    Args:
+        similarity: `(images, texts)`.
+        image_instances: `(images,)` instance ids of the rows.
+        text_instances: `(texts,)` instance ids of the columns.
+
+    Returns:
+        Caption indices `(images,)` and image indices `(texts,)`.
+    """
+    own = image_instances[:, None] == text_instances[None, :]
+    masked = similarity.detach().masked_fill(own, -torch.inf)
+    return masked.argmax(1), masked.argmax(0)
+
+
+def hardest_in_pool(image_embeddings: Tensor, pool_embeddings: Tensor) -> Tensor:
+    """The pool caption most similar to each image (Zheng et al. 2020, section 4.3; 256 captions of other images).
+
+    Args:
+        image_embeddings: `(images, dim)`, L2-normalised.
+        pool_embeddings: `(pool, dim)`, L2-normalised, of captions of none of these images.
+
+    Returns:
+        Pool indices `(images,)`.
+    """
+    return (image_embeddings @ pool_embeddings.T).argmax(1)

@@ -1,0 +1,31 @@
+"""How core code tells a person what it is doing, without printing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    def __call__(self, count: int = 1, fields: Mapping[str, str] | None = None) -> None:
+        """Report `count` more finished items and the newest values to show beside them."""
+
+
+class Reporter:
+    """Receives progress; this base class is silent, the command line draws it."""
+
+    def note(self, message: str) -> None:
+        """One line a person may want to know."""
+
+    def warn(self, message: str) -> None:
+        """One line a person should know: something was skipped or looks wrong."""
+
+    @contextmanager
+    def track(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """Follow `total` items of which `done` are finished already; yields the function to advance by."""
+
+        def advance(count: int = 1, fields: Mapping[str, str] | None = None) -> None:
+            pass
+
+        yield advance

@@ -1,0 +1,1 @@
+"""Tokenizer, vocabulary and word vectors."""

@@ -1,0 +1,251 @@
+"""The first layer's rows: found in a file or trained on the captions, completed, kept."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from dpce_cli.core.errors import VocabularyError, WorkspaceError
+from dpce_cli.core.files import replacing
+from dpce_cli.core.progress import Advance, Reporter
+from dpce_cli.core.text.keyed_vectors import read_keyed_vectors
+from dpce_cli.core.text.vocabulary import Vocabulary
+from dpce_cli.core.text.word2vec_files import CHUNK_BYTES, Row, read_binary, read_text
+
+_READERS = {
+    ".bin": read_binary,
+    ".bin.gz": read_binary,
+    ".kv": read_keyed_vectors,
+    ".txt": read_text,
+    ".txt.gz": read_text,
+    ".vec": read_text,
+    ".vec.gz": read_text,
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WordVectors:
+    """One row for each word of a vocabulary."""
+
+    vocabulary: Vocabulary
+    """Without the words that have no vector where `oov` is "drop"."""
+    matrix: Row
+    """(words, dim), finite; row i belongs to `vocabulary.words[i]`, whose id is i + 1."""
+    coverage: float
+    """The fraction of the words asked for that have a vector."""
+    token_coverage: float | None
+    """The same, each word counted as often as the captions hold it; None where the counts were not given."""
+    source: str
+    """Where the vectors come from."""
+    oov: Literal["random", "drop"]
+    """What became of the words without a vector."""
+
+
+def read_word_vectors(path: Path, words: Collection[str], reporter: Reporter) -> tuple[dict[str, Row], int]:
+    """The vectors of those `words` that the file holds, and the dimension.
+
+    Reads word2vec `.bin`, `.txt`, `.vec` and GloVe's `.txt` without a header, each also as `.gz`, and gensim's
+    `.kv`; only the wanted rows stay in memory. A word is looked up as it is, then lower-cased; how many were
+    found the second way is reported. (The code of Zheng et al. 2020 looks words up as they are only.)
+
+    Raises:
+        VocabularyError: the file cannot be read, is none of these, or is damaged.
+    """
+    compressed = path.suffix.lower() == ".gz"
+    suffix = "".join(path.suffixes[-2 if compressed else -1 :]).lower()
+    if suffix not in _READERS:
+        raise VocabularyError(f"{path}: not a word vector file by its name; known are {', '.join(_READERS)}")
+    wanted = {_key(form) for word in words for form in (word, word.lower())}
+    try:
+        with (
+            open(path, "rb", buffering=0) as file,
+            reporter.track(f"{path.name} (bytes)", total=path.stat().st_size) as advance,
+        ):
+            counted = _Counted(file, advance)
+            buffered = io.BufferedReader(counted, CHUNK_BYTES)
+            stream: Any = gzip.GzipFile(fileobj=buffered) if compressed else buffered
+            try:
+                rows, dim = _READERS[suffix](stream, path, wanted)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise VocabularyError(
+                    f"{path}: byte {counted.position}: damaged compressed data ({error}); get it again"
+                ) from error
+    except OSError as error:
+        raise VocabularyError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    exact = {word: rows[_key(word)] for word in words if _key(word) in rows}
+    lowered = {word: rows[key] for word in words if word not in exact and (key := _key(word.lower())) in rows}
+    reporter.note(
+        f"{path.name}: {len(exact) + len(lowered)} of {len(words)} words have a vector of {dim} numbers"
+        f" ({len(lowered)} of them only in lower case)"
+    )
+    return exact | lowered, dim
+
+
+def train_word_vectors(
+    tokenized_captions: Sequence[Sequence[str]], *, dim: int, seed: int, epochs: int, reporter: Reporter
+) -> dict[str, Row]:
+    """Skip-gram vectors (dim,) of every word in the captions, learnt from the captions alone.
+
+    One worker, so the same captions and seed give the same vectors in every process.
+
+    Raises:
+        VocabularyError: the captions hold no word.
+    """
+    if not any(tokenized_captions):
+        raise VocabularyError("the training captions hold no word to learn vectors from; re-run `dpce prepare-vocab`")
+
+    from gensim.models import Word2Vec
+    from gensim.models.callbacks import CallbackAny2Vec
+
+    with reporter.track("word2vec epochs", total=epochs) as advance:
+
+        class Progress(CallbackAny2Vec):  # type: ignore[misc]  # gensim is untyped
+            def on_epoch_end(self, model: Word2Vec) -> None:
+                advance()
+
+        trained = Word2Vec(
+            tokenized_captions,
+            vector_size=dim,
+            sg=1,
+            min_count=1,
+            workers=1,
+            seed=seed,
+            epochs=epochs,
+            callbacks=[Progress()],
+        ).wv
+    return {word: trained[word] for word in trained.index_to_key}
+
+
+def build_word_vectors(
+    vocabulary: Vocabulary,
+    found: Mapping[str, Row],
+    *,
+    oov: Literal["random", "drop"],
+    seed: int,
+    source: str,
+    counts: Mapping[str, int] | None = None,
+) -> WordVectors:
+    """A row for every word of the vocabulary.
+
+    Words without a vector are dropped as in Zheng et al. 2020 ("drop"), or get a row drawn with `seed` from a
+    normal distribution with the mean and deviation of each dimension of the found rows ("random").
+    `counts` says how often the captions hold each word.
+
+    Raises:
+        VocabularyError: no word of the vocabulary has a vector.
+    """
+    known = [word for word in vocabulary.words if word in found]
+    if not known:
+        raise VocabularyError(
+            f"{source}: none of the vocabulary's {len(vocabulary)} words has a vector; "
+            "check that it is for the captions' language"
+        )
+    rows = np.stack([found[word] for word in known]).astype(np.float32)
+    coverage = len(known) / len(vocabulary)
+    token_coverage = None
+    if counts is not None:
+        token_coverage = sum(counts[word] for word in known) / sum(counts[word] for word in vocabulary.words)
+    if oov == "drop":
+        vocabulary, matrix = vocabulary.restricted_to(known), rows
+    else:
+        shape = (len(vocabulary), rows.shape[1])
+        matrix = np.random.default_rng(seed).normal(rows.mean(axis=0), rows.std(axis=0), shape).astype(np.float32)
+        matrix[[word in found for word in vocabulary.words]] = rows
+    return WordVectors(
+        vocabulary=vocabulary,
+        matrix=matrix,
+        coverage=coverage,
+        token_coverage=token_coverage,
+        source=source,
+        oov=oov,
+    )
+
+
+def save_word_vectors(path: Path, word_vectors: WordVectors, meta: Mapping[str, Any]) -> None:
+    """Write the vectors and `meta` (anything JSON knows) as HDF5, whole or not at all.
+
+    Raises:
+        WorkspaceError: the file cannot be written.
+    """
+    description = json.dumps(
+        {
+            "vocabulary": word_vectors.vocabulary.to_json(),
+            "coverage": word_vectors.coverage,
+            "token_coverage": word_vectors.token_coverage,
+            "source": word_vectors.source,
+            "oov": word_vectors.oov,
+            "meta": dict(meta),
+        }
+    )
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file["matrix"] = word_vectors.matrix
+        file["description"] = description
+        file["sha256"] = _checksum(description, word_vectors.matrix)
+
+
+def load_word_vectors(path: Path) -> tuple[WordVectors, dict[str, Any]]:
+    """What `save_word_vectors` wrote: the vectors and `meta`.
+
+    Raises:
+        WorkspaceError: the file is missing or damaged.
+    """
+    advice = "re-run `dpce build-word2vec`"
+    if not path.is_file():
+        raise WorkspaceError(f"{path}: there are no word vectors yet; run `dpce build-word2vec` first")
+    try:
+        with h5py.File(path, "r") as file:
+            matrix: Row = file["matrix"][()]
+            text: str = file["description"].asstr()[()]
+            checksum: str = file["sha256"].asstr()[()]
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
+        raise WorkspaceError(f"{path}: these word vectors cannot be read ({error}); {advice}") from error
+    if checksum != _checksum(text, matrix):
+        raise WorkspaceError(f"{path}: these word vectors are damaged (wrong checksum); {advice}")
+    description = json.loads(text)
+    word_vectors = WordVectors(
+        vocabulary=Vocabulary.from_json(description["vocabulary"], str(path)),
+        matrix=matrix,
+        coverage=description["coverage"],
+        token_coverage=description["token_coverage"],
+        source=description["source"],
+        oov=description["oov"],
+    )
+    return word_vectors, description["meta"]
+
+
+def _checksum(description: str, matrix: Row) -> str:
+    digest = hashlib.sha256(f"{description}{matrix.shape}{matrix.dtype}".encode("utf-8", "surrogatepass"))
+    digest.update(matrix.tobytes())
+    return digest.hexdigest()
+
+
+def _key(word: str) -> bytes:
+    return word.encode("utf-8", "surrogatepass")
+
+
+class _Counted(io.RawIOBase):
+    """A file that reports how far it has been read."""
+
+    def __init__(self, file: io.FileIO, advance: Advance) -> None:
+        self._file = file
+        self._advance = advance
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)
+        self.position += count
+        self._advance(count)
+        return count

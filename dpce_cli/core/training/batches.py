@@ -1,0 +1,186 @@
+"""What a training step is fed: photos or their cached features, and placed captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dpce_cli.core.config import Config, ImageConfig
+from dpce_cli.core.data.images import read_views
+from dpce_cli.core.data.position_shift import shift_randomly
+from dpce_cli.core.errors import DataError
+from dpce_cli.core.feature_cache import cached_features, random_crop
+from dpce_cli.core.models.image_encoder import ImageEncoder
+from dpce_cli.core.progress import Reporter
+from dpce_cli.core.seeding import generator_for
+from dpce_cli.core.text.vocabulary import Vocabulary, pack_token_ids
+from dpce_cli.core.workspace import PreparedDataset, PreparedImage, Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's input, on the CPU or, after `to`, on the device."""
+
+    images: Tensor
+    """uint8 photos `(images, 3, height, width)`, or pooled features `(images, feature_dim)`."""
+    instance_ids: Tensor
+    """`(images,)`"""
+    token_ids: Tensor
+    """`(texts, words)`, placed."""
+    text_instance_ids: Tensor
+    """`(texts,)`"""
+    image_of_text: Tensor
+    """`(texts,)` row in `images` of each caption's photo."""
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of a sequence of images as token ids."""
+
+    token_ids: Tensor
+    """`(texts, words)` int32, left-aligned, 0 = blank."""
+    image_of_text: Tensor
+    """`(texts,)`, ascending."""
+
+
+def pack_captions(
+    images: Sequence[PreparedImage], prepared: Vocabulary, vocabulary: Vocabulary, max_words: int
+) -> Captions:
+    """Captions in the ids of `vocabulary`, which is `prepared` or a part of it; words outside of it are dropped."""
+    new_id = {old: new for word, old, new in _shared_words(prepared, vocabulary)}
+    owners = [index for index, image in enumerate(images) for _ in image.captions]
+    ids = [
+        [new_id[old] for old in caption if old in new_id] for image in images for caption in image.token_ids
+    ]
+    packed, _ = pack_token_ids(ids, max_words)
+    return Captions(torch.from_numpy(packed), torch.tensor(owners, dtype=torch.long))
+
+
+def _shared_words(prepared: Vocabulary, vocabulary: Vocabulary) -> Iterator[tuple[str, int, int]]:
+    for new, word in enumerate(vocabulary.words, start=1):
+        yield word, prepared.token_ids([word])[0], new
+
+
+class TrainingSet:
+    """The training photos and captions, in batches that depend only on seed, epoch and step.
+
+    Captions without a known word, and then images without captions, are left out and counted. The photo at
+    `images[i]` is instance i of the instance loss.
+
+    Args:
+        encoder: its CNN computes the cached features.
+        cache: where the features of a frozen CNN are kept; None reads photos.
+    """
+
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        config: Config,
+        vocabulary: Vocabulary,
+        encoder: ImageEncoder,
+        *,
+        stage: int,
+        cache: Workspace | None,
+        workers: int,
+        reporter: Reporter,
+    ) -> None:
+        self.root, self.config, self.seed = dataset.root, config, (config.seed, stage)
+        self.stage = config.stage1 if stage == 1 else config.stage2
+        self.workers, self.reporter = workers, reporter
+        self.images = dataset.split("train")
+        captions = pack_captions(self.images, dataset.vocabulary, vocabulary, config.text.max_words)
+        known = captions.token_ids[:, 0] != 0
+        self.token_ids, self.image_of_text = captions.token_ids[known].long(), captions.image_of_text[known]
+        self.caption_counts = torch.bincount(self.image_of_text, minlength=len(self.images))
+        self.first_caption = self.caption_counts.cumsum(0) - self.caption_counts
+        self.features = (
+            cached_features(
+                cache, dataset, encoder, config.image, split="train", workers=workers, reporter=reporter
+            )
+            if cache
+            else None
+        )
+        usable = self.caption_counts > 0
+        if self.features is not None:
+            usable &= self.features.flatten(1).any(1)
+        self.usable = usable.nonzero().squeeze(1)
+        self.steps_per_epoch = max(1, len(self.usable) // self.stage.batch_size)
+        if left_out := len(known) - int(known.sum()):
+            reporter.warn(f"{left_out} training captions have no known word and are left out")
+        if len(self.usable) < 2:
+            raise DataError(
+                f"data set '{dataset.name}' has {len(self.usable)} usable training images; training needs at least 2"
+            )
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The full batches of `epoch` (from 0) from its step `first_step` on; what is left over waits for another order."""
+        size = self.stage.batch_size
+        order = self.usable[torch.randperm(len(self.usable), generator=generator_for(*self.seed, epoch))]
+        order = order[first_step * size : self.steps_per_epoch * size]
+        for step, (rows, images) in enumerate(self._images(order, epoch, first_step), start=first_step):
+            generator = generator_for(*self.seed, epoch, step)
+            texts, owner = self._draw_captions(rows, generator)
+            if self.features is not None:
+                views = torch.randint(images.shape[1], (len(rows),), generator=generator)
+                images = images[torch.arange(len(rows)), views]
+            yield Batch(
+                images=images,
+                instance_ids=rows,
+                token_ids=self._placed(self.token_ids[texts], generator),
+                text_instance_ids=rows[owner],
+                image_of_text=owner,
+            )
+
+    def caption_pool(self, without: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """`negative_pool` random placed captions of other photos than the instances `without`: token and instance ids."""
+        generator = generator_for(*self.seed, "pool", step)
+        candidates = (~torch.isin(self.image_of_text, without)).nonzero().squeeze(1)
+        drawn = torch.randperm(len(candidates), generator=generator)[: self.stage.negative_pool]
+        chosen = candidates[drawn]
+        return self._placed(self.token_ids[chosen], generator), self.image_of_text[chosen]
+
+    def _placed(self, token_ids: Tensor, generator: torch.Generator) -> Tensor:
+        return shift_randomly(token_ids, generator) if self.config.model.position_shift else token_ids
+
+    def _images(self, order: Tensor, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Instance ids and their photos, or all views of their features, a batch at a time."""
+        size = self.stage.batch_size
+        if self.features is not None:
+            for rows in order.split(size):
+                yield rows, self.features[rows]
+            return
+        view = _TrainingViews(self.config.image, (*self.seed, epoch), first_step * size)
+        paths = [self.images[i].path for i in order.tolist()]
+        batches = read_views(self.root, paths, view, batch_size=size, workers=self.workers)
+        for rows, (positions, photos, problems) in zip(order.split(size), batches, strict=True):
+            for problem in problems:
+                self.reporter.warn(f"{problem}: skipped")
+            start = positions[0] // size * size if positions else 0
+            yield rows[torch.tensor(positions, dtype=torch.long) - start], photos
+
+    def _draw_captions(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Different captions of each row: their indices, and the positions in `rows` of their owners."""
+        available = self.caption_counts[rows]
+        most = int(self.caption_counts.max())
+        draw = torch.rand(len(rows), most, generator=generator)
+        draw[torch.arange(most) >= available[:, None]] = torch.inf
+        chosen = draw.argsort(1)[:, : self.stage.captions_per_image]
+        owner, place = (torch.arange(chosen.shape[1]) < available[:, None]).nonzero(as_tuple=True)
+        return self.first_caption[rows[owner]] + chosen[owner, place], owner
+
+
+@dataclass(frozen=True)
+class _TrainingViews:
+    config: ImageConfig
+    seed: tuple[int, ...]
+    start: int
+
+    def __call__(self, image: Image.Image, position: int) -> Tensor:
+        return random_crop(self.config, image, *self.seed, self.start + position)

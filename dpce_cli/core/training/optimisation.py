@@ -1,0 +1,83 @@
+"""Parameter groups, learning rates and the optimizer (Zheng et al. 2020, section 5.1, and the released code)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dpce_cli.core.config import LearningRates, StageConfig
+from dpce_cli.core.models.dual_encoder import DualEncoder
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate multiplier."""
+
+    name: str
+    """A field of `LearningRates`."""
+    multiplier: float
+    parameters: list[nn.Parameter]
+
+    @property
+    def size(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters)
+
+
+def parameter_groups(model: DualEncoder, multipliers: LearningRates) -> list[ParameterGroup]:
+    """Every parameter of the model, by the kind that decides its learning rate; groups without parameters are left out."""
+    members: dict[str, list[nn.Parameter]] = {field.name: [] for field in dataclasses.fields(multipliers)}
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            members[_kind(module_name, module, name)].append(parameter)
+    return [
+        ParameterGroup(name, getattr(multipliers, name), parameters)
+        for name, parameters in members.items()
+        if parameters
+    ]
+
+
+def _kind(module_name: str, module: nn.Module, name: str) -> str:
+    bias = name.endswith("bias")
+    if module_name.startswith("image_encoder.backbone"):
+        return "backbone_bias" if bias and not isinstance(module, nn.BatchNorm2d) else "backbone"
+    if module_name == "shared_classifier":
+        return "classifier_bias" if bias else "classifier"
+    if isinstance(module, nn.Embedding):
+        return "words"
+    if isinstance(module, nn.BatchNorm1d):
+        return "bn_shift" if bias else "bn_scale"
+    return "bias" if bias else "weight"
+
+
+def build_optimizer(groups: list[ParameterGroup], stage: StageConfig) -> torch.optim.Optimizer:
+    """The stage's optimizer over the groups that learn; those with multiplier 0 stop requiring gradients."""
+    learning = []
+    for group in groups:
+        for parameter in group.parameters:
+            parameter.requires_grad_(group.multiplier > 0)
+        if group.multiplier > 0:
+            learning.append({"params": group.parameters, "multiplier": group.multiplier})
+    if stage.optimizer == "adamw":
+        return torch.optim.AdamW(learning, lr=stage.learning_rate, weight_decay=stage.weight_decay)
+    return torch.optim.SGD(
+        learning, lr=stage.learning_rate, momentum=0.9, nesterov=True, weight_decay=stage.weight_decay
+    )
+
+
+def learning_rate(stage: StageConfig, step: int, steps_per_epoch: int) -> float:
+    """The base learning rate of `step` (from 0), before the groups' multipliers."""
+    epoch = step / steps_per_epoch
+    if stage.schedule == "steps":
+        return stage.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in stage.milestones)
+    warmup = min(1.0, (epoch + 1 / steps_per_epoch) / stage.warmup_epochs) if stage.warmup_epochs else 1.0
+    return stage.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * epoch / stage.epochs))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group `rate` times its multiplier."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["multiplier"]

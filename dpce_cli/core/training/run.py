@@ -1,0 +1,290 @@
+"""What both stages do around their losses: updates, logs, validation, checkpoints, resumption."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dpce_cli.core.checkpoint import Checkpoint, check_belongs, load_checkpoint, save_checkpoint
+from dpce_cli.core.config import Config, differences
+from dpce_cli.core.errors import CheckpointError, TrainingError
+from dpce_cli.core.models.dual_encoder import DualEncoder
+from dpce_cli.core.progress import Advance, Reporter
+from dpce_cli.core.seeding import derived_seed
+from dpce_cli.core.text.vocabulary import Vocabulary
+from dpce_cli.core.training.batches import Batch, TrainingSet
+from dpce_cli.core.training.journal import Journal
+from dpce_cli.core.training.optimisation import (
+    build_optimizer,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
+from dpce_cli.core.training.validation import ValidationSet
+from dpce_cli.core.workspace import PreparedDataset, Workspace
+
+_LOG_EVERY = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How, not what, to compute."""
+
+    device: torch.device
+    workers: int
+    """Processes that decode photos."""
+    feature_cache: bool
+    """Take a frozen CNN's features from the cache instead of computing them from fresh crops."""
+    fresh: bool
+    """Begin anew although there is something to continue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordTable:
+    """The words that a text encoder knows."""
+
+    vocabulary: Vocabulary
+    word_dim: int
+    source: str
+    """Where their vectors came from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """Where a stage ended."""
+
+    best: Path
+    curves: Path
+    validation: dict[str, float]
+    """"rsum" and "epoch" of the best validation; empty without a validation split."""
+
+
+class Interrupted(Exception):
+    """A person stopped the run; it is saved, and the same command continues it."""
+
+
+class StageRun:
+    """One stage in progress; the stages' loops call its methods in the order they stand here.
+
+    Args:
+        model: with the weights that the stage begins from; replaced by those of last.pt where a run continues.
+        stage: 1 or 2.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        dataset: PreparedDataset,
+        config: Config,
+        model: DualEncoder,
+        *,
+        stage: int,
+        words: WordTable,
+        options: RunOptions,
+        reporter: Reporter,
+    ) -> None:
+        self.dataset, self.config, self.words, self.number = dataset, config, words, stage
+        self.stage = config.stage1 if stage == 1 else config.stage2
+        self.options, self.reporter = options, reporter
+        self.model = model.to(options.device)
+        self.frozen_backbone = self.stage.multipliers.backbone == 0
+        self.groups = parameter_groups(model, self.stage.multipliers)
+        self.optimizer = build_optimizer(self.groups, self.stage)
+        self.folder = workspace.stage_folder(stage)
+        self.last, self.best_path = self.folder / "last.pt", self.folder / "best.pt"
+        self.step, self.best = 0, dict[str, float]()
+        self._stop = False
+        if self.last.is_file() and not options.fresh:
+            self._resume()
+        cache = workspace if self.frozen_backbone and options.feature_cache else None
+        self.training_set = TrainingSet(
+            dataset, config, words.vocabulary, model.image_encoder, stage=stage, cache=cache,
+            workers=options.workers, reporter=reporter,
+        )  # fmt: skip
+        self.validation_set = ValidationSet(
+            dataset, config, words.vocabulary, model.image_encoder, cache=cache,
+            workers=options.workers, reporter=reporter,
+        )  # fmt: skip
+        self.steps_per_epoch = self.training_set.steps_per_epoch
+        self.journal = Journal(self.folder, step=self.step)
+        self._describe()
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs that are left, from 0; Ctrl-C is heeded at the next step's end while they run."""
+        with self._stopping_between_steps():
+            yield from range(self.step // self.steps_per_epoch, self.stage.epochs)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches that are left of `epoch`, on the device; the model is in training mode, frozen parts are not."""
+        self.model.train()
+        if self.frozen_backbone:
+            self.model.image_encoder.backbone.eval()
+        done = self.step - epoch * self.steps_per_epoch
+        label = f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs}"
+        self._sums, self._since = defaultdict[str, Tensor](lambda: torch.zeros(())), 0
+        self._photos, self._clock = 0, time.perf_counter()
+        with self.reporter.track(label, self.steps_per_epoch, done) as self._advance:
+            for batch in self.training_set.batches(epoch, done):
+                # Whatever draws from torch's own generators below, dropout foremost, depends on the step alone.
+                torch.manual_seed(derived_seed(self.config.seed, self.number, "step", self.step))
+                self._batch_size = len(batch.images)
+                yield batch.to(self.options.device)
+
+    def update(self, loss: Tensor, **values: Tensor) -> None:
+        """Take an optimisation step on `loss`; `values` are losses and accuracies to log.
+
+        Raises:
+            TrainingError: the loss is not finite.
+            Interrupted: a person asked for it.
+        """
+        if not bool(torch.isfinite(loss)):
+            parts = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+            raise TrainingError(
+                f"stage {self.number}, step {self.step}: the loss is {float(loss)} ({parts}); the last good state is "
+                f"{self.last if self.last.is_file() else 'the beginning'}. Lower the learning rate, for instance "
+                f"--set stage{self.number}.learning_rate={self.stage.learning_rate / 10:g}, and begin with --fresh"
+            )
+        rate = learning_rate(self.stage, self.step, self.steps_per_epoch)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        self._since += 1
+        self._photos += self._batch_size
+        for name, value in {"loss": loss, **values}.items():
+            self._sums[name] = self._sums[name].to(value.device) + value.detach()
+        end_of_epoch = self.step % self.steps_per_epoch == 0
+        if self._since == _LOG_EVERY or end_of_epoch:
+            self._log(rate)
+        if self._stop:
+            self._save(self.last)
+            raise Interrupted(f"stopped at step {self.step}; the same command continues there")
+
+    def _log(self, rate: float) -> None:
+        means = {name: float(value) / self._since for name, value in self._sums.items()}
+        speed = self._photos / (time.perf_counter() - self._clock)
+        self.journal.write("train", self.step, {**means, "learning_rate": rate, "images_per_second": speed})
+        fields = {"step": f"{self.step}/{self.steps_per_epoch * self.stage.epochs}"}
+        fields |= {
+            name.replace("_", " "): f"{100 * mean:.1f}%" if name.endswith("accuracy") else f"{mean:.3f}"
+            for name, mean in means.items()
+        }
+        self._advance(self._since, {**fields, "lr": f"{rate:.2g}", "img/s": f"{speed:.0f}"})
+        self._sums.clear()
+        self._since, self._photos, self._clock = 0, 0, time.perf_counter()
+
+    def end_epoch(self, epoch: int) -> None:
+        """Validate, keep the best model by validation RSUM, and save the state."""
+        line = ""
+        if self.validation_set:
+            metrics = self.validation_set.evaluate(self.model)
+            i2t, t2i = metrics.image_to_text, metrics.text_to_image
+            self.journal.write(
+                "validation",
+                self.step,
+                {
+                    "rsum": metrics.rsum,
+                    **{f"i2t_{name}": getattr(i2t, name) for name in ("r1", "r5", "r10", "median_rank")},
+                    **{f"t2i_{name}": getattr(t2i, name) for name in ("r1", "r5", "r10", "median_rank")},
+                },
+            )
+            line = (
+                f"validation: R@1 {100 * i2t.r1:.1f}% image-to-text, {100 * t2i.r1:.1f}% text-to-image, "
+                f"RSUM {metrics.rsum:.1f}"
+            )
+        if not self.validation_set or metrics.rsum > self.best.get("rsum", -1.0):
+            self.best = {"rsum": metrics.rsum, "epoch": epoch + 1} if self.validation_set else {}
+            self._save(self.best_path)
+            line += " (best so far)" if line else ""
+        self._save(self.last)
+        if line:
+            self.reporter.note(f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs} {line}")
+
+    def finish(self) -> StageResult:
+        """Close the records and draw the curves."""
+        curves = self.folder / "curves.png"
+        title = f"{self.dataset.name}, stage {self.number}"
+        self.journal.draw_curves(curves, steps_per_epoch=self.steps_per_epoch, title=title)
+        self.journal.close()
+        return StageResult(best=self.best_path, curves=curves, validation=self.best)
+
+    def _save(self, path: Path) -> None:
+        save_checkpoint(
+            path,
+            Checkpoint(
+                stage=self.number,
+                config=self.config,
+                vocabulary=self.words.vocabulary,
+                word_dim=self.words.word_dim,
+                word_vectors=self.words.source,
+                instances=len(self.training_set.images),
+                dataset=self.dataset.name,
+                dataset_fingerprint=self.dataset.fingerprint,
+                prepared_vocabulary=self.dataset.vocabulary.fingerprint,
+                step=self.step,
+                best=self.best,
+                model=self.model.state_dict(),
+                optimizer=self.optimizer.state_dict() if path == self.last else {},
+            ),
+        )
+
+    def _resume(self) -> None:
+        remedy = f"dpce train-stage{self.number} --fresh"
+        checkpoint = load_checkpoint(self.last, remedy=remedy)
+        check_belongs(checkpoint, self.dataset, self.last)
+        changed = differences(checkpoint.config, self.config)
+        if (checkpoint.vocabulary, checkpoint.word_vectors) != (self.words.vocabulary, self.words.source):
+            changed.append(f"word vectors: {checkpoint.word_vectors} -> {self.words.source}")
+        if changed:
+            raise CheckpointError(
+                f"{self.last}: cannot be continued with other settings: {'; '.join(changed)}. "
+                f"Run with the settings it began with, or begin anew with '{remedy}'"
+            )
+        self.model.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.step, self.best = checkpoint.step, checkpoint.best
+        self.reporter.note(f"continuing {self.last} after step {self.step}")
+
+    def _describe(self) -> None:
+        stage, note = self.stage, self.reporter.note
+        note(
+            f"stage {self.number} on data set '{self.dataset.name}' (preset {self.config.preset}): "
+            f"{len(self.training_set.images)} instances, {len(self.words.vocabulary)} words, "
+            f"{stage.epochs} epochs of {self.steps_per_epoch} steps on {self.options.device}"
+        )
+        note(f"word vectors: {self.words.source}")
+        note(
+            f"{stage.optimizer}, base learning rate {stage.learning_rate:g}, {stage.schedule} schedule; per group:"
+        )
+        for group in self.groups:
+            rate = f"{stage.learning_rate * group.multiplier:.3g}" if group.multiplier else "frozen"
+            note(f"  {group.name:<16} {group.size:>12,} parameters   lr {rate}")
+
+    @contextmanager
+    def _stopping_between_steps(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(signum: int, frame: object) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

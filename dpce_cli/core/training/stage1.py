@@ -1,0 +1,96 @@
+"""Stage I: the instance loss on both encoders (Zheng et al. 2020, section 4.3)."""
+
+from __future__ import annotations
+
+import torch
+
+from dpce_cli.core.config import Config
+from dpce_cli.core.errors import ConfigError
+from dpce_cli.core.losses import accuracy, instance_loss
+from dpce_cli.core.models.dual_encoder import DualEncoder
+from dpce_cli.core.models.image_encoder import load_backbone_weights
+from dpce_cli.core.progress import Reporter
+from dpce_cli.core.seeding import generator_for
+from dpce_cli.core.text.word_vectors import WordVectors
+from dpce_cli.core.training.run import RunOptions, StageResult, StageRun, WordTable
+from dpce_cli.core.workspace import PreparedDataset, Workspace
+
+
+def train_stage1(
+    workspace: Workspace,
+    dataset: PreparedDataset,
+    config: Config,
+    word_vectors: WordVectors | None,
+    options: RunOptions,
+    reporter: Reporter,
+) -> StageResult:
+    """Train the image head, the text CNN and the shared classifier; the image CNN too where its rate is not 0.
+
+    The paper freezes the image CNN here. The released code let the batch norms of the frozen layers use the batch's
+    statistics; here a frozen CNN is in eval mode.
+
+    Args:
+        word_vectors: initial word vectors, or None for random ones over the whole prepared vocabulary.
+
+    Raises:
+        ConfigError: a frozen CNN without pretrained weights.
+        TrainingError: a loss is not finite.
+        Interrupted: a person stopped the run.
+    """
+    model, words = build_model(dataset, config, word_vectors)
+    run = StageRun(
+        workspace, dataset, config, model, stage=1, words=words, options=options, reporter=reporter
+    )
+    stage = config.stage1
+    for epoch in run.epochs():
+        for batch in run.batches(epoch):
+            image_logits = model.classify(model.image_encoder(batch.images))
+            text_logits = model.classify(model.text_encoder(batch.token_ids))
+
+            image_loss = instance_loss(image_logits, batch.instance_ids, stage.label_smoothing)
+            text_loss = instance_loss(text_logits, batch.text_instance_ids, stage.label_smoothing)
+            loss = stage.image_weight * image_loss + stage.text_weight * text_loss
+
+            run.update(
+                loss,
+                image_loss=image_loss,
+                text_loss=text_loss,
+                image_accuracy=accuracy(image_logits, batch.instance_ids),
+                text_accuracy=accuracy(text_logits, batch.text_instance_ids),
+            )
+        run.end_epoch(epoch)
+    return run.finish()
+
+
+def build_model(
+    dataset: PreparedDataset, config: Config, word_vectors: WordVectors | None
+) -> tuple[DualEncoder, WordTable]:
+    """A dual encoder with its initial weights, decided by `config.seed`, and the words it knows."""
+    if config.image.backbone_weights == "none" and config.stage1.multipliers.backbone == 0:
+        raise ConfigError(
+            "an image CNN without pretrained weights cannot stay frozen; name weights with --backbone-weights, "
+            "or train it with --set stage1.multipliers.backbone=1"
+        )
+    words = WordTable(
+        vocabulary=word_vectors.vocabulary if word_vectors else dataset.vocabulary,
+        word_dim=word_vectors.matrix.shape[1] if word_vectors else config.model.word_dim,
+        source=word_vectors.source if word_vectors else "random",
+    )
+    weights = None
+    if config.image.backbone_weights != "none":
+        weights = load_backbone_weights(config.image.backbone, config.image.backbone_weights)
+    generator = generator_for(config.seed, "weights")
+    torch.manual_seed(config.seed)  # torchvision draws an untrained CNN's weights from torch's own generator
+    model = DualEncoder(
+        config,
+        vocabulary_size=len(words.vocabulary),
+        word_dim=words.word_dim,
+        instances=len(dataset.split("train")),
+    )
+    model.image_encoder.reset_parameters(generator, weights)
+    model.text_encoder.reset_parameters(generator)
+    model.shared_classifier.reset_parameters(generator)
+    if word_vectors:
+        with torch.no_grad():
+            model.text_encoder.words.weight[1:] = torch.from_numpy(word_vectors.matrix)
+    return model, words

@@ -1,0 +1,115 @@
+"""Stage II: ranking loss and instance losses together, from Stage I's weights (Zheng et al. 2020, section 4.3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dpce_cli.core.checkpoint import Checkpoint
+from dpce_cli.core.config import Config
+from dpce_cli.core.losses import accuracy, instance_loss, ranking_loss
+from dpce_cli.core.models.dual_encoder import DualEncoder
+from dpce_cli.core.negatives import hardest_in_batch, hardest_in_pool
+from dpce_cli.core.progress import Reporter
+from dpce_cli.core.training.batches import Batch
+from dpce_cli.core.training.run import RunOptions, StageResult, StageRun, WordTable
+from dpce_cli.core.workspace import PreparedDataset, Workspace
+
+
+def train_stage2(
+    workspace: Workspace,
+    dataset: PreparedDataset,
+    config: Config,
+    first: Checkpoint,
+    options: RunOptions,
+    reporter: Reporter,
+) -> StageResult:
+    """Train everything whose learning rate is not 0 on ranking and instance losses.
+
+    The Flickr30k script in the released code has a ranking weight of 0, against the paper's text; the presets follow
+    the paper.
+
+    Args:
+        first: Stage I's best checkpoint.
+
+    Raises:
+        TrainingError: a loss is not finite.
+        Interrupted: a person stopped the run.
+    """
+    model = DualEncoder(
+        config, vocabulary_size=len(first.vocabulary), word_dim=first.word_dim, instances=first.instances
+    )
+    model.load_state_dict(first.model)
+    words = WordTable(vocabulary=first.vocabulary, word_dim=first.word_dim, source=first.word_vectors)
+    run = StageRun(
+        workspace, dataset, config, model, stage=2, words=words, options=options, reporter=reporter
+    )
+    stage = config.stage2
+    for epoch in run.epochs():
+        for batch in run.batches(epoch):
+            image = model.image_encoder(batch.images)
+            if stage.negatives == "hardest_in_pool":
+                batch = _with_pool_negatives(batch, image, run)
+            text = model.text_encoder(batch.token_ids)
+            image_logits, text_logits = model.classify(image), model.classify(text)
+
+            triplets = _pool_triplets if stage.negatives == "hardest_in_pool" else _batch_triplets
+            rank_loss = ranking_loss(*triplets(_comparable(image), _comparable(text), batch), stage.margin)
+            image_loss = instance_loss(image_logits, batch.instance_ids, stage.label_smoothing)
+            text_loss = instance_loss(text_logits, batch.text_instance_ids, stage.label_smoothing)
+            loss = stage.ranking_weight * rank_loss + stage.image_weight * image_loss + stage.text_weight * text_loss
+
+            run.update(
+                loss,
+                ranking_loss=rank_loss,
+                image_loss=image_loss,
+                text_loss=text_loss,
+                image_accuracy=accuracy(image_logits, batch.instance_ids),
+                text_accuracy=accuracy(text_logits, batch.text_instance_ids),
+            )
+        run.end_epoch(epoch)
+    return run.finish()
+
+
+def _comparable(embeddings: Tensor) -> Tensor:
+    """What the ranking loss compares: f `(batch, dim)` after ReLU, L2-normalised (Zheng et al. 2020, section 4.2)."""
+    return F.normalize(F.relu(embeddings), dim=1)
+
+
+def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun) -> Batch:
+    """The batch's first half as queries with one caption each, and for each query its hardest caption of the pool.
+
+    The second half of the photos are the negative images; the pool is embedded in eval mode and without gradients.
+    """
+    half = len(batch.images) // 2
+    own = batch.image_of_text < half
+    token_ids, instance_ids = run.training_set.caption_pool(batch.instance_ids[:half].cpu(), run.step)
+    token_ids, instance_ids = token_ids.to(batch.token_ids.device), instance_ids.to(batch.token_ids.device)
+    encoder = run.model.text_encoder.eval()
+    with torch.no_grad():
+        hardest = hardest_in_pool(_comparable(image[:half]), _comparable(encoder(token_ids)))
+    encoder.train()
+    return replace(
+        batch,
+        token_ids=torch.cat([batch.token_ids[own], token_ids[hardest]]),
+        text_instance_ids=torch.cat([batch.text_instance_ids[own], instance_ids[hardest]]),
+    )
+
+
+def _pool_triplets(image: Tensor, text: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Similarities of the positive pairs, to the pool's captions, and to the photos of the other half."""
+    half = len(image) // 2
+    query, other = image[:half], image[half : 2 * half]
+    own, hardest = text[:half], text[half:]
+    return (query * own).sum(1), (query * hardest).sum(1), (other * own).sum(1)
+
+
+def _batch_triplets(image: Tensor, text: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """For every caption: similarities of the positive pair, to the hardest caption, and to the hardest photo."""
+    similarity = image @ text.T
+    hardest_text, hardest_image = hardest_in_batch(similarity, batch.instance_ids, batch.text_instance_ids)
+    owner, column = batch.image_of_text, torch.arange(len(text), device=text.device)
+    return similarity[owner, column], similarity[owner, hardest_text[owner]], similarity[hardest_image, column]

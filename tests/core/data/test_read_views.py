@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dpce_cli.core.data.images import plain_view, read_views
+
+
+def tiny_view(image: Image.Image, position: int) -> Tensor:
+    view = plain_view(image, resize=2, crop=2)
+    view[0, 0, 0] = position
+    return view
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> list[str]:
+    for number in range(7):
+        Image.new("RGB", (4, 4), (0, number, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"")
+    (tmp_path / "6.png").unlink()
+    return [f"{number}.png" for number in range(7)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_views_come_in_order_and_bad_files_are_named(tmp_path: Path, album: list[str], workers: int) -> None:
+    state = torch.get_rng_state()
+    batches = list(read_views(tmp_path, album, tiny_view, batch_size=3, workers=workers))
+    assert torch.get_rng_state().equal(state)
+    assert [positions for positions, _, _ in batches] == [[0, 1, 2], [4, 5], []]
+    for positions, views, _ in batches[:2]:
+        assert views.shape == (len(positions), 3, 2, 2)
+        assert views.dtype == torch.uint8
+        assert views[:, 0, 0, 0].tolist() == positions
+        assert views[:, 1, 0, 0].tolist() == positions
+    assert len(batches[2][1]) == 0
+    messages = [message for _, _, errors in batches for message in errors]
+    assert [message.split(":")[0] for message in messages] == [f"{tmp_path}/3.png", f"{tmp_path}/6.png"]
+
+
+def test_leaving_the_iteration_early_ends_the_workers(tmp_path: Path, album: list[str]) -> None:
+    views = read_views(tmp_path, album * 50, tiny_view, batch_size=2, workers=1)
+    assert next(views)[0] == [0, 1]
+    start = time.monotonic()
+    del views
+    assert time.monotonic() - start < 5
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from dpce_cli.core.data.images import plain_view, read_views
+
+def view(image, position):
+    return plain_view(image, resize=2, crop=2)
+
+try:
+    for batch in read_views(Path(sys.argv[1]), ["0.png"] * 10**6, view, batch_size=1, workers=1):
+        print(".", flush=True)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_ctrl_c_ends_reading_with_workers_at_once_and_quietly(tmp_path: Path, album: list[str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group gets it
+    out, err = process.communicate(timeout=30)
+    assert out.endswith("stopped\n")
+    assert err == ""
+
+
+def test_real_photos_load(shared_data: Path) -> None:
+    folder = shared_data / "flickr8k" / "Flicker8k_Dataset"
+    names = sorted(path.name for path in folder.iterdir())[:8]
+    ((positions, views, errors),) = read_views(folder, names, real_view, batch_size=8, workers=0)
+    assert (positions, errors) == (list(range(8)), [])
+    assert views.shape == (8, 3, 224, 224)
+    assert views.float().std() > 20
+
+
+def real_view(image: Image.Image, position: int) -> Tensor:
+    return plain_view(image, resize=256, crop=224)
