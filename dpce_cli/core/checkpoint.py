@@ -41,17 +41,21 @@ class Checkpoint:
     dataset: str
     """Name of the data set it was trained on."""
     dataset_fingerprint: str
+    parent: str
+    """Fingerprint of the Stage I checkpoint that Stage II began from; empty in Stage I."""
     prepared_vocabulary: str
     """Fingerprint of the vocabulary that prepare-vocab made."""
     step: int
     """Finished training steps."""
     best: dict[str, float]
     """"rsum", "epoch" of the best validation so far; empty before the first."""
+    unlogged: dict[str, Tensor]
+    """Sums of the losses and accuracies of the last steps, which metrics.jsonl has no record of yet."""
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     """State dict of the optimizer; empty in best.pt."""
     fingerprint: str = ""
-    """SHA-256 of the model's weights; set by `load_checkpoint`."""
+    """SHA-256 of the model's weights; set by `save_checkpoint`."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -97,9 +101,7 @@ def load_checkpoint(path: Path, *, remedy: str) -> Checkpoint:
             return Checkpoint(**content)
     except Exception as error:  # torch raises many types for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint ({reason}); run '{remedy}' again"
-        ) from error
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}); run '{remedy}' again") from error
     raise CheckpointError(f"{path}: has format {format_}, this dpce reads {FORMAT}; run '{remedy}' again")
 
 

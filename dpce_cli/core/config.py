@@ -143,13 +143,9 @@ class Config:
     def __post_init__(self) -> None:
         checks = {
             "text.max_words of at least 1": self.text.max_words >= 1,
-            "image.resize of at least image.crop, which is at least 32": self.image.resize
-            >= self.image.crop
-            >= 32,
+            "image.resize of at least image.crop, which is at least 32": self.image.resize >= self.image.crop >= 32,
             "image.min_crop_scale above 0 and up to 1": 0 < self.image.min_crop_scale <= 1,
-            "model.embedding_dim and model.word_dim of at least 1": min(
-                self.model.embedding_dim, self.model.word_dim
-            )
+            "model.embedding_dim and model.word_dim of at least 1": min(self.model.embedding_dim, self.model.word_dim)
             >= 1,
             "model.text_blocks with 1 to 4 numbers above 0": 1 <= len(self.model.text_blocks) <= 4
             and min(self.model.text_blocks) > 0,
@@ -160,8 +156,7 @@ class Config:
             checks |= {
                 f"{name}.batch_size of at least 2": stage.batch_size >= 2,
                 f"{name}.captions_per_image of at least 1": stage.captions_per_image >= 1,
-                f"{name}.captions_per_image = 1 with hardest_in_pool": not pooled
-                or stage.captions_per_image == 1,
+                f"{name}.captions_per_image = 1 with hardest_in_pool": not pooled or stage.captions_per_image == 1,
                 f"{name}.label_smoothing below 1": stage.label_smoothing < 1,
             }
         for requirement, met in checks.items():
@@ -197,20 +192,26 @@ class Config:
             branch: Any = tree
             for section in sections:
                 branch = branch.get(section) if isinstance(branch, dict) else None
-            if (
-                not separator
-                or not isinstance(branch, dict)
-                or name not in branch
-                or isinstance(branch[name], dict)
-            ):
-                raise ConfigError(
-                    f"--set {setting}: expected KEY=VALUE with one of {', '.join(_keys(self.to_dict()))}"
-                )
+            if not separator or not isinstance(branch, dict) or name not in branch or isinstance(branch[name], dict):
+                raise ConfigError(f"--set {setting}: expected KEY=VALUE with one of {', '.join(_keys(self.to_dict()))}")
             try:
                 branch[name] = json.loads(text)
             except json.JSONDecodeError:
                 branch[name] = text
         return Config.from_dict(tree, "--set")
+
+
+def stage2_config(first: Config, dataset: Config, settings: list[str]) -> Config:
+    """Stage I's configuration with the data set's Stage II section, changed by `settings`.
+
+    Raises:
+        ConfigError: a setting changes anything but Stage II.
+    """
+    base = dataclasses.replace(first, stage2=dataset.stage2)
+    config = base.with_settings(settings)
+    if other := [line for line in differences(base, config) if not line.startswith("stage2.")]:
+        raise ConfigError(f"--set {'; '.join(other)}: Stage I decided that; train-stage2 takes stage2.* only")
+    return config
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -13,10 +13,11 @@ from torch import Tensor
 from dpce_cli.core.checkpoint import fingerprint
 from dpce_cli.core.config import ImageConfig
 from dpce_cli.core.data.images import mirrored, plain_view, read_views, training_view
-from dpce_cli.core.features import open_or_resume, read_store
+from dpce_cli.core.errors import DataError
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.seeding import generator_for
+from dpce_cli.core.store import open_or_resume, read_store
 from dpce_cli.core.workspace import PreparedDataset, Workspace
 
 _BATCH = 16
@@ -32,9 +33,7 @@ class FixedViews:
     def __call__(self, image: Image.Image, position: int) -> Tensor:
         plain = plain_view(image, resize=self.config.resize, crop=self.config.crop)
         views = [plain, mirrored(plain)] if self.config.mirror else [plain]
-        return torch.stack(
-            [*views, *(random_crop(self.config, image, position, crop) for crop in range(self.crops))]
-        )
+        return torch.stack([*views, *(random_crop(self.config, image, position, crop) for crop in range(self.crops))])
 
 
 def random_crop(config: ImageConfig, image: Image.Image, *seed: int | str) -> Tensor:
@@ -66,6 +65,10 @@ def cached_features(
 
     Args:
         split: "train" adds `config.cached_crops` random crops to the test views.
+
+    Raises:
+        DataError: no photo can be read.
+        WorkspaceError: the cache cannot be written or is damaged.
     """
     crops = config.cached_crops if split == "train" else 0
     views = 1 + config.mirror + crops
@@ -90,7 +93,6 @@ def cached_features(
             torch.inference_mode(),
         ):
             done = store.done("features")
-            unreadable = 0
             with reporter.track(f"features of {split} photos", len(paths), done) as advance:
                 batches = read_views(
                     root,
@@ -100,24 +102,27 @@ def cached_features(
                     workers=workers,
                 )
                 for positions, batch, problems in batches:
-                    rows = torch.zeros(
-                        len(positions) + len(problems), views, encoder.feature_dim, dtype=torch.float16
-                    )
+                    rows = torch.zeros(len(positions) + len(problems), views, encoder.feature_dim, dtype=torch.float16)
                     if positions:
                         features = encoder.pooled_features(batch.to(device).flatten(0, 1))
                         first = _BATCH * (positions[0] // _BATCH)
-                        rows[torch.tensor(positions) - first] = (
-                            features.half().cpu().unflatten(0, (-1, views))
-                        )
+                        rows[torch.tensor(positions) - first] = features.half().cpu().unflatten(0, (-1, views))
                     for problem in problems:
                         reporter.warn(f"{problem}: skipped")
-                    unreadable += len(problems)
                     store.append("features", rows)
                     advance(len(rows))
             store.finish()
-            if unreadable:
-                reporter.warn(f"{unreadable} of {len(paths)} photos cannot be read and are left out")
-    return torch.from_numpy(read_store(path, remedy="dpce train-stage1").arrays["features"])
+    features = torch.from_numpy(read_store(path, remedy="dpce train-stage1").arrays["features"])
+    unreadable = int((~features.flatten(1).any(1)).sum())
+    if unreadable == len(paths):
+        path.unlink()
+        raise DataError(f"{root}: none of the {unreadable} {split} photos can be read; put them there and run again")
+    if unreadable:
+        reporter.warn(
+            f"{unreadable} of {len(paths)} {split} photos could not be read and are left out; "
+            f"to try them again, delete {path}"
+        )
+    return features
 
 
 @dataclass(frozen=True)

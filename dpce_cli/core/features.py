@@ -61,6 +61,8 @@ def open_feature_store(
 def load_feature_store(path: Path) -> FeatureStore:
     """Read the feature store `<split>.h5`.
 
+    An image that could not be read has a row of zeros in the file; it is left out with its captions.
+
     Raises:
         WorkspaceError: it is missing, damaged, not whole, or its parts do not fit together.
     """
@@ -80,7 +82,23 @@ def load_feature_store(path: Path) -> FeatureStore:
         raise WorkspaceError(f"{path}: holds no {error}; delete it and run `{remedy}` again") from error
     if fault := _fault(features):
         raise WorkspaceError(f"{path}: {fault}; delete it and run `{remedy}` again")
-    return features
+    return _readable(features)
+
+
+def _readable(store: FeatureStore) -> FeatureStore:
+    """The store without images whose row is all zeros, which no embedding is, and without their captions."""
+    image = store.image_embeddings.any(dim=1)
+    text = image[store.image_of_text]
+    images, texts = image.nonzero().squeeze(1).tolist(), text.nonzero().squeeze(1).tolist()
+    return FeatureStore(
+        image_embeddings=store.image_embeddings[image],
+        text_embeddings=store.text_embeddings[text],
+        image_of_text=(image.cumsum(0) - 1)[store.image_of_text[text]],
+        image_ids=tuple(store.image_ids[i] for i in images),
+        image_paths=tuple(store.image_paths[i] for i in images),
+        captions=tuple(store.captions[j] for j in texts),
+        meta=store.meta,
+    )
 
 
 def _fault(store: FeatureStore) -> str | None:

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 
-def hardest_in_batch(
-    similarity: Tensor, image_instances: Tensor, text_instances: Tensor
-) -> tuple[Tensor, Tensor]:
+def hardest_in_batch(similarity: Tensor, image_instances: Tensor, text_instances: Tensor) -> tuple[Tensor, Tensor]:
     """The most similar wrong caption of each image and the most similar wrong image of each caption (VSE++).
 
     Args:

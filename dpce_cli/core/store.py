@@ -219,6 +219,15 @@ class Store:
     meta: dict[str, Any]
 
 
+def read_meta(path: Path) -> dict[str, Any] | None:
+    """The `meta` of a whole store; None if there is none that can be read."""
+    try:
+        with h5py.File(path, "r") as file:
+            return None if _unfinished(file) else dict(json.loads(file.attrs["meta"]))
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError):
+        return None
+
+
 def read_store(path: Path, *, remedy: str) -> Store:
     """Read a whole store; `remedy` is the command that makes it.
 

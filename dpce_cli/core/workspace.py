@@ -77,7 +77,7 @@ class Workspace:
         """Name of the current data set.
 
         Raises:
-            WorkspaceError: no data set has been prepared here.
+            WorkspaceError: no data set has been prepared here, or its name is not that of a folder in the workspace.
         """
         try:
             name = (self.root / "current").read_text(encoding="utf-8").strip()
@@ -86,6 +86,10 @@ class Workspace:
                 f"{self.root}: no data set is prepared here; run 'dpce prepare-vocab scenes' (or another data set), "
                 "or name the right folder with --workspace"
             ) from None
+        if name != Path(name).name or name in ("", ".."):
+            raise WorkspaceError(
+                f"{self.root / 'current'}: '{name}' is not a folder beside it; run 'dpce prepare-vocab' again"
+            )
         return name
 
     @property
@@ -115,7 +119,11 @@ class Workspace:
         vocabulary: Vocabulary,
         images: Iterable[PreparedImage],
     ) -> PreparedDataset:
-        """Write a prepared data set and make it current."""
+        """Write a prepared data set and make it current.
+
+        Raises:
+            WorkspaceError: the workspace cannot be written.
+        """
         folder = self.root / name
         digest = hashlib.sha256()
         kept = tuple(images)
@@ -173,10 +181,7 @@ class Workspace:
                 f"{folder}: the prepared data set is incomplete or damaged ({error}); {again}"
             ) from error
         vocabulary = Vocabulary.from_json(words, str(folder / "vocabulary.json"))
-        if (
-            hashlib.sha256(lines).hexdigest() != fingerprint
-            or vocabulary.fingerprint != vocabulary_fingerprint
-        ):
+        if hashlib.sha256(lines).hexdigest() != fingerprint or vocabulary.fingerprint != vocabulary_fingerprint:
             raise WorkspaceError(
                 f"{folder}: dataset.json, vocabulary.json and images.jsonl do not belong together; {again}"
             )

@@ -24,9 +24,7 @@ def shift_randomly(token_ids: Tensor, generator: torch.Generator) -> Tensor:
     Args:
         token_ids: `(captions, words)`, left-aligned, 0 = blank; on the generator's device.
     """
-    starts = (
-        torch.rand(len(token_ids), generator=generator, device=token_ids.device) * _possible(token_ids)
-    ).long()
+    starts = (torch.rand(len(token_ids), generator=generator, device=token_ids.device) * _possible(token_ids)).long()
     return place(token_ids, starts)
 
 

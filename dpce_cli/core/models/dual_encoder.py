@@ -36,9 +36,7 @@ class SharedClassifier(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """Logits `(batch, instances)` of embeddings `(batch, embedding_dim)` after ReLU and dropout."""
         if self.scale:
-            return self.scale * F.linear(
-                F.normalize(embeddings, dim=1), F.normalize(self.weight, dim=1), self.bias
-            )
+            return self.scale * F.linear(F.normalize(embeddings, dim=1), F.normalize(self.weight, dim=1), self.bias)
         return F.linear(embeddings, self.weight, self.bias)
 
 

@@ -71,9 +71,7 @@ def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
     else:
         path = Path(source)
         if not path.is_file():
-            raise CheckpointError(
-                f"{path}: no such file; --backbone-weights takes a file, 'imagenet' or 'none'"
-            )
+            raise CheckpointError(f"{path}: no such file; --backbone-weights takes a file, 'imagenet' or 'none'")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many types for a file that is not a state dict
@@ -82,9 +80,7 @@ def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
                 f"--backbone-weights needs a file saved from torchvision's {name}"
             ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(
-            f"{source}: does not hold a state dict of tensors; expected torchvision's {name}"
-        )
+        raise CheckpointError(f"{source}: does not hold a state dict of tensors; expected torchvision's {name}")
     with torch.device("meta"):
         expected = build().state_dict()
     optional = {key for key in expected if key.endswith("num_batches_tracked")}

@@ -56,9 +56,7 @@ def pack_captions(
     """Captions in the ids of `vocabulary`, which is `prepared` or a part of it; words outside of it are dropped."""
     new_id = {old: new for word, old, new in _shared_words(prepared, vocabulary)}
     owners = [index for index, image in enumerate(images) for _ in image.captions]
-    ids = [
-        [new_id[old] for old in caption if old in new_id] for image in images for caption in image.token_ids
-    ]
+    ids = [[new_id[old] for old in caption if old in new_id] for image in images for caption in image.token_ids]
     packed, _ = pack_token_ids(ids, max_words)
     return Captions(torch.from_numpy(packed), torch.tensor(owners, dtype=torch.long))
 
@@ -101,9 +99,7 @@ class TrainingSet:
         self.caption_counts = torch.bincount(self.image_of_text, minlength=len(self.images))
         self.first_caption = self.caption_counts.cumsum(0) - self.caption_counts
         self.features = (
-            cached_features(
-                cache, dataset, encoder, config.image, split="train", workers=workers, reporter=reporter
-            )
+            cached_features(cache, dataset, encoder, config.image, split="train", workers=workers, reporter=reporter)
             if cache
             else None
         )

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dpce_cli.core.errors import WorkspaceError
 from dpce_cli.core.files import replacing
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Journal:
@@ -19,13 +25,19 @@ class Journal:
     """
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path = folder / "metrics.jsonl"
         kept = [record for record in self.records() if record["step"] <= step] if step else []
         with replacing(self.path) as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        self._events = SummaryWriter(folder / "tensorboard", purge_step=step or None)
+        self._step, self._events_folder = step, folder / "tensorboard"
+        if not step and self._events_folder.is_dir():
+            shutil.rmtree(self._events_folder)
+
+    @cached_property
+    def _events(self) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(self._events_folder, purge_step=self._step or None)
 
     def records(self) -> list[dict[str, Any]]:
         """What is recorded so far; a line cut off by a crash is passed over."""
@@ -37,15 +49,26 @@ class Journal:
         return records
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Add a record of `kind` ("train" or "validation")."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
-        self._events.flush()
+        """Add a record of `kind` ("train" or "validation").
+
+        Raises:
+            WorkspaceError: it cannot be written.
+        """
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            for name, value in values.items():
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+            self._events.flush()
+        except OSError as error:
+            raise WorkspaceError(
+                f"{self.path.parent}: cannot be written ({error.strerror or error}); free space, then run again "
+                "to continue from the last checkpoint"
+            ) from error
 
     def close(self) -> None:
-        self._events.close()
+        if "_events" in vars(self):
+            self._events.close()
 
     def draw_curves(self, path: Path, *, steps_per_epoch: int, title: str) -> None:
         """Draw losses, accuracies and validation recalls over epochs as a PNG."""
@@ -66,9 +89,7 @@ class Journal:
         )
         for axes, kind, label, curves in panels:
             for key, name in curves.items():
-                points = [
-                    (r["step"] / steps_per_epoch, r[key]) for r in records if r["kind"] == kind and key in r
-                ]
+                points = [(r["step"] / steps_per_epoch, r[key]) for r in records if r["kind"] == kind and key in r]
                 if points:
                     axes.plot(*zip(*points, strict=True), label=name)
                     axes.legend(frameon=False)

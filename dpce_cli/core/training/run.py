@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import threading
 import time
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from dpce_cli.core.checkpoint import Checkpoint, check_belongs, load_checkpoint, save_checkpoint
 from dpce_cli.core.config import Config, differences
-from dpce_cli.core.errors import CheckpointError, TrainingError
+from dpce_cli.core.errors import CheckpointError, DataError, TrainingError
+from dpce_cli.core.interruption import Interrupted
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.progress import Advance, Reporter
+from dpce_cli.core.progress import Reporter, duration
 from dpce_cli.core.seeding import derived_seed
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.training.batches import Batch, TrainingSet
@@ -69,16 +69,13 @@ class StageResult:
     """"rsum" and "epoch" of the best validation; empty without a validation split."""
 
 
-class Interrupted(Exception):
-    """A person stopped the run; it is saved, and the same command continues it."""
-
-
 class StageRun:
     """One stage in progress; the stages' loops call its methods in the order they stand here.
 
     Args:
         model: with the weights that the stage begins from; replaced by those of last.pt where a run continues.
         stage: 1 or 2.
+        parent: fingerprint of the checkpoint that Stage II begins from.
     """
 
     def __init__(
@@ -90,19 +87,22 @@ class StageRun:
         *,
         stage: int,
         words: WordTable,
+        parent: str = "",
         options: RunOptions,
         reporter: Reporter,
     ) -> None:
-        self.dataset, self.config, self.words, self.number = dataset, config, words, stage
+        self.dataset, self.config, self.words, self.number, self.parent = dataset, config, words, stage, parent
         self.stage = config.stage1 if stage == 1 else config.stage2
         self.options, self.reporter = options, reporter
         self.model = model.to(options.device)
-        self.frozen_backbone = self.stage.multipliers.backbone == 0
         self.groups = parameter_groups(model, self.stage.multipliers)
+        self.frozen_backbone = not any(g.multiplier for g in self.groups if g.name.startswith("backbone"))
         self.optimizer = build_optimizer(self.groups, self.stage)
         self.folder = workspace.stage_folder(stage)
         self.last, self.best_path = self.folder / "last.pt", self.folder / "best.pt"
+        self.curves = self.folder / "curves.png"
         self.step, self.best = 0, dict[str, float]()
+        self._sums = defaultdict[str, Tensor](lambda: torch.zeros(()))
         self._stop = False
         if self.last.is_file() and not options.fresh:
             self._resume()
@@ -116,13 +116,20 @@ class StageRun:
             workers=options.workers, reporter=reporter,
         )  # fmt: skip
         self.steps_per_epoch = self.training_set.steps_per_epoch
+        self._since = self.step % self.steps_per_epoch % _LOG_EVERY
+        if not self.step:
+            for old in (self.last, self.best_path, self.curves):
+                old.unlink(missing_ok=True)
         self.journal = Journal(self.folder, step=self.step)
         self._describe()
 
     def epochs(self) -> Iterator[int]:
         """The epochs that are left, from 0; Ctrl-C is heeded at the next step's end while they run."""
+        first = self.step // self.steps_per_epoch
+        if first >= self.stage.epochs:
+            self.reporter.note(f"stage {self.number} is finished; begin anew with --fresh")
         with self._stopping_between_steps():
-            yield from range(self.step // self.steps_per_epoch, self.stage.epochs)
+            yield from range(first, self.stage.epochs)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches that are left of `epoch`, on the device; the model is in training mode, frozen parts are not."""
@@ -131,10 +138,14 @@ class StageRun:
             self.model.image_encoder.backbone.eval()
         done = self.step - epoch * self.steps_per_epoch
         label = f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs}"
-        self._sums, self._since = defaultdict[str, Tensor](lambda: torch.zeros(())), 0
         self._photos, self._clock = 0, time.perf_counter()
-        with self.reporter.track(label, self.steps_per_epoch, done) as self._advance:
+        with self.reporter.track(label, self.steps_per_epoch, done - self._since) as self._advance:
             for batch in self.training_set.batches(epoch, done):
+                if len(batch.images) < 2:
+                    raise DataError(
+                        f"{self.dataset.root}: fewer than 2 photos of step {self.step} can be read; "
+                        "put them there and run again"
+                    )
                 # Whatever draws from torch's own generators below, dropout foremost, depends on the step alone.
                 torch.manual_seed(derived_seed(self.config.seed, self.number, "step", self.step))
                 self._batch_size = len(batch.images)
@@ -144,16 +155,12 @@ class StageRun:
         """Take an optimisation step on `loss`; `values` are losses and accuracies to log.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: the loss is not finite, or the weights are not at a point where they would be saved.
             Interrupted: a person asked for it.
         """
         if not bool(torch.isfinite(loss)):
             parts = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
-            raise TrainingError(
-                f"stage {self.number}, step {self.step}: the loss is {float(loss)} ({parts}); the last good state is "
-                f"{self.last if self.last.is_file() else 'the beginning'}. Lower the learning rate, for instance "
-                f"--set stage{self.number}.learning_rate={self.stage.learning_rate / 10:g}, and begin with --fresh"
-            )
+            raise self._diverged(f"the loss is {float(loss)} ({parts})")
         rate = learning_rate(self.stage, self.step, self.steps_per_epoch)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
@@ -167,25 +174,35 @@ class StageRun:
         end_of_epoch = self.step % self.steps_per_epoch == 0
         if self._since == _LOG_EVERY or end_of_epoch:
             self._log(rate)
-        if self._stop:
+        if (end_of_epoch or self._stop) and not all(
+            bool(torch.isfinite(value).all()) for value in self.model.state_dict().values()
+        ):
+            raise self._diverged("some weights are no longer finite")
+        if self._stop and not end_of_epoch:
             self._save(self.last)
-            raise Interrupted(f"stopped at step {self.step}; the same command continues there")
+            raise self._interrupted()
 
     def _log(self, rate: float) -> None:
         means = {name: float(value) / self._since for name, value in self._sums.items()}
         speed = self._photos / (time.perf_counter() - self._clock)
+        steps = self.steps_per_epoch * self.stage.epochs
+        left = (steps - self.step) * self.stage.batch_size / speed
         self.journal.write("train", self.step, {**means, "learning_rate": rate, "images_per_second": speed})
-        fields = {"step": f"{self.step}/{self.steps_per_epoch * self.stage.epochs}"}
+        fields = {"step": f"{self.step}/{steps}"}
         fields |= {
             name.replace("_", " "): f"{100 * mean:.1f}%" if name.endswith("accuracy") else f"{mean:.3f}"
             for name, mean in means.items()
         }
-        self._advance(self._since, {**fields, "lr": f"{rate:.2g}", "img/s": f"{speed:.0f}"})
+        self._advance(self._since, {**fields, "lr": f"{rate:.2g}", "img/s": f"{speed:.0f}", "eta": duration(left)})
         self._sums.clear()
         self._since, self._photos, self._clock = 0, 0, time.perf_counter()
 
     def end_epoch(self, epoch: int) -> None:
-        """Validate, keep the best model by validation RSUM, and save the state."""
+        """Validate, keep the best model by validation RSUM, and save the state.
+
+        Raises:
+            Interrupted: a person asked for it.
+        """
         line = ""
         if self.validation_set:
             metrics = self.validation_set.evaluate(self.model)
@@ -210,14 +227,15 @@ class StageRun:
         self._save(self.last)
         if line:
             self.reporter.note(f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs} {line}")
+        if self._stop:
+            raise self._interrupted()
 
     def finish(self) -> StageResult:
         """Close the records and draw the curves."""
-        curves = self.folder / "curves.png"
         title = f"{self.dataset.name}, stage {self.number}"
-        self.journal.draw_curves(curves, steps_per_epoch=self.steps_per_epoch, title=title)
+        self.journal.draw_curves(self.curves, steps_per_epoch=self.steps_per_epoch, title=title)
         self.journal.close()
-        return StageResult(best=self.best_path, curves=curves, validation=self.best)
+        return StageResult(best=self.best_path, curves=self.curves, validation=self.best)
 
     def _save(self, path: Path) -> None:
         save_checkpoint(
@@ -231,9 +249,11 @@ class StageRun:
                 instances=len(self.training_set.images),
                 dataset=self.dataset.name,
                 dataset_fingerprint=self.dataset.fingerprint,
+                parent=self.parent,
                 prepared_vocabulary=self.dataset.vocabulary.fingerprint,
                 step=self.step,
                 best=self.best,
+                unlogged=dict(self._sums),
                 model=self.model.state_dict(),
                 optimizer=self.optimizer.state_dict() if path == self.last else {},
             ),
@@ -246,6 +266,8 @@ class StageRun:
         changed = differences(checkpoint.config, self.config)
         if (checkpoint.vocabulary, checkpoint.word_vectors) != (self.words.vocabulary, self.words.source):
             changed.append(f"word vectors: {checkpoint.word_vectors} -> {self.words.source}")
+        if checkpoint.parent != self.parent:
+            changed.append("the Stage I model")
         if changed:
             raise CheckpointError(
                 f"{self.last}: cannot be continued with other settings: {'; '.join(changed)}. "
@@ -254,7 +276,18 @@ class StageRun:
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.step, self.best = checkpoint.step, checkpoint.best
+        self._sums.update(checkpoint.unlogged)
         self.reporter.note(f"continuing {self.last} after step {self.step}")
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(f"stopped at step {self.step}; the same command continues there")
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"stage {self.number}, step {self.step}: {what}; the last good state is "
+            f"{self.last if self.last.is_file() else 'the beginning'}. Lower the learning rate, for instance "
+            f"--set stage{self.number}.learning_rate={self.stage.learning_rate / 10:g}, and begin with --fresh"
+        )
 
     def _describe(self) -> None:
         stage, note = self.stage, self.reporter.note
@@ -264,9 +297,7 @@ class StageRun:
             f"{stage.epochs} epochs of {self.steps_per_epoch} steps on {self.options.device}"
         )
         note(f"word vectors: {self.words.source}")
-        note(
-            f"{stage.optimizer}, base learning rate {stage.learning_rate:g}, {stage.schedule} schedule; per group:"
-        )
+        note(f"{stage.optimizer}, base learning rate {stage.learning_rate:g}, {stage.schedule} schedule; per group:")
         for group in self.groups:
             rate = f"{stage.learning_rate * group.multiplier:.3g}" if group.multiplier else "frozen"
             note(f"  {group.name:<16} {group.size:>12,} parameters   lr {rate}")

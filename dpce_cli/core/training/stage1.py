@@ -38,9 +38,7 @@ def train_stage1(
         Interrupted: a person stopped the run.
     """
     model, words = build_model(dataset, config, word_vectors)
-    run = StageRun(
-        workspace, dataset, config, model, stage=1, words=words, options=options, reporter=reporter
-    )
+    run = StageRun(workspace, dataset, config, model, stage=1, words=words, options=options, reporter=reporter)
     stage = config.stage1
     for epoch in run.epochs():
         for batch in run.batches(epoch):

@@ -45,7 +45,15 @@ def train_stage2(
     model.load_state_dict(first.model)
     words = WordTable(vocabulary=first.vocabulary, word_dim=first.word_dim, source=first.word_vectors)
     run = StageRun(
-        workspace, dataset, config, model, stage=2, words=words, options=options, reporter=reporter
+        workspace,
+        dataset,
+        config,
+        model,
+        stage=2,
+        words=words,
+        parent=first.fingerprint,
+        options=options,
+        reporter=reporter,
     )
     stage = config.stage2
     for epoch in run.epochs():

@@ -7,6 +7,7 @@ import torch
 from dpce_cli.core.config import Config
 from dpce_cli.core.data.images import read_views
 from dpce_cli.core.encoding import encode_images, encode_text
+from dpce_cli.core.errors import DataError
 from dpce_cli.core.feature_cache import FixedViews, cached_features
 from dpce_cli.core.metrics import RetrievalMetrics, evaluate
 from dpce_cli.core.models.dual_encoder import DualEncoder
@@ -40,7 +41,7 @@ class ValidationSet:
         workers: int,
         reporter: Reporter,
     ) -> None:
-        self.dataset, self.config, self.workers = dataset, config, workers
+        self.dataset, self.config, self.workers, self.reporter = dataset, config, workers, reporter
         self.images = [image for image in dataset.images if image.split == "val"]
         self.captions = pack_captions(self.images, dataset.vocabulary, vocabulary, config.text.max_words)
         self.features = None
@@ -56,7 +57,11 @@ class ValidationSet:
 
     @torch.inference_mode()
     def evaluate(self, model: DualEncoder) -> RetrievalMetrics:
-        """Retrieval among the validation photos that can be read and their captions."""
+        """Retrieval among the validation photos that can be read and their captions.
+
+        Raises:
+            DataError: no photo can be read.
+        """
         model.eval()
         device = next(model.parameters()).device
         if self.features is not None:
@@ -67,12 +72,19 @@ class ValidationSet:
             embeddings = []
             paths = [image.path for image in self.images]
             view = FixedViews(self.config.image)
-            for positions, views, _ in read_views(
+            for positions, views, problems in read_views(
                 self.dataset.root, paths, view, batch_size=_BATCH, workers=self.workers
             ):
+                for problem in problems:
+                    self.reporter.warn(f"{problem}: skipped")
                 if positions:
                     readable[positions] = True
                     embeddings.append(encode_images(model.image_encoder, views.to(device)))
+            if not embeddings:
+                raise DataError(
+                    f"{self.dataset.root}: none of the {len(paths)} validation photos can be read; "
+                    "put them there and run again"
+                )
         kept = readable[self.captions.image_of_text]
         texts = encode_text(
             model.text_encoder,

@@ -1,0 +1,73 @@
+"""The command line: registration of the subcommands, and how errors are told."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dpce_cli import __version__
+from dpce_cli.commands.build_word2vec import build_word2vec
+from dpce_cli.commands.eval import evaluate
+from dpce_cli.commands.extract_features import extract_features
+from dpce_cli.commands.prepare_vocab import prepare_vocab
+from dpce_cli.commands.retrieve import retrieve
+from dpce_cli.commands.train_stage1 import train_stage1
+from dpce_cli.commands.train_stage2 import train_stage2
+from dpce_cli.core.errors import DpceError
+from dpce_cli.core.interruption import Interrupted
+
+app = typer.Typer(
+    name="dpce",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for name, command in (
+    ("prepare-vocab", prepare_vocab),
+    ("build-word2vec", build_word2vec),
+    ("train-stage1", train_stage1),
+    ("train-stage2", train_stage2),
+    ("extract-features", extract_features),
+    ("eval", evaluate),
+    ("retrieve", retrieve),
+):
+    app.command(name)(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dpce {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def dpce(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Put photos and sentences into one embedding space, and search it both ways.
+
+    The commands work on a workspace, a folder in which each finds what the previous ones made:
+
+    prepare-vocab -> build-word2vec -> train-stage1 -> train-stage2 -> extract-features -> eval, retrieve
+    """
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one line on stderr and exit code 1."""
+    try:
+        app()
+    except DpceError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except Interrupted as stopped:
+        typer.echo(f"Interrupted: {stopped}", err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted: run the same command again to continue", err=True)
+        sys.exit(130)

@@ -1,0 +1,96 @@
+"""dpce prepare-vocab"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpce_cli.commands.options import DEFAULT_WORKSPACE, SeedOption, SetOption, WorkspaceOption
+
+
+class Dataset(StrEnum):
+    scenes = "scenes"
+    flickr8k = "flickr8k"
+    folder = "folder"
+
+
+SCENE_SIZE = 96
+
+
+def prepare_vocab(
+    dataset: Annotated[
+        Dataset,
+        typer.Argument(
+            help="scenes: cartoons drawn on the spot. flickr8k: the official files. folder: your own photos with "
+            "captions.csv, captions.jsonl or one .txt a photo."
+        ),
+    ] = Dataset.scenes,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder of the photos; not needed for scenes.")] = None,
+    captions: Annotated[
+        Path | None, typer.Option("--captions", help="folder: the CSV or JSON Lines file, if it lies elsewhere.")
+    ] = None,
+    val_fraction: Annotated[
+        float, typer.Option("--val-fraction", help="folder without a split column: share of validation photos.")
+    ] = 0.1,
+    test_fraction: Annotated[
+        float, typer.Option("--test-fraction", help="folder without a split column: share of test photos.")
+    ] = 0.1,
+    train_images: Annotated[int, typer.Option("--train-images", min=2, help="scenes: training pictures.")] = 3000,
+    test_images: Annotated[
+        int, typer.Option("--test-images", min=1, help="scenes: validation pictures, and as many test pictures.")
+    ] = 200,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="scenes, flickr8k or paper-flickr30k.  [default: by data set]")
+    ] = None,
+    settings: SetOption = [],  # noqa: B006 - Typer copies it
+    seed: SeedOption = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Read a data set, build its vocabulary from the training captions, and make it the current one.
+
+    Example: dpce prepare-vocab flickr8k --root ~/data/flickr8k
+    """
+    from dpce_cli.commands.console import ConsoleReporter, print_table
+    from dpce_cli.core.preparation import prepare_dataset
+    from dpce_cli.core.presets import build_preset
+    from dpce_cli.core.workspace import Workspace
+
+    default = "scenes" if dataset is Dataset.scenes else "flickr8k"
+    if seed is not None:
+        settings = [*settings, f"seed={seed}"]
+    config = build_preset(preset or default).with_settings(settings)
+    reporter = ConsoleReporter()
+    if dataset is Dataset.scenes:
+        from dpce_cli.core.data.scenes import build_scenes
+
+        counts = {"train": train_images, "val": test_images, "test": test_images}
+        folder = root or workspace / "scenes" / "photos"
+        captioned = build_scenes(folder, seed=config.seed, counts=counts, size=SCENE_SIZE, reporter=reporter)
+    else:
+        if root is None:
+            raise typer.BadParameter(f"{dataset} needs the folder of its photos", param_hint="--root")
+        if dataset is Dataset.flickr8k:
+            from dpce_cli.core.data.flickr8k import read_flickr8k
+
+            captioned = read_flickr8k(root)
+        else:
+            from dpce_cli.core.data.folder import read_folder
+
+            captioned = read_folder(
+                root, captions=captions, val_fraction=val_fraction, test_fraction=test_fraction, seed=config.seed
+            )
+    for line in captioned.skipped:
+        reporter.warn(f"left out: {line}")
+    prepared, summaries = prepare_dataset(Workspace(workspace), captioned, config, reporter)
+    print_table(
+        f"{prepared.name}: {len(prepared.vocabulary)} words, preset {config.preset}, in {workspace / prepared.name}",
+        ("split", "images", "captions", f"over {config.text.max_words} words", "unknown words"),
+        [
+            (s.split, f"{s.images}", f"{s.captions}", f"{s.cut_captions}", f"{100 * s.unknown_words:.1f}%")
+            for s in summaries
+        ],
+        text_columns=0,
+    )

@@ -1,0 +1,82 @@
+"""dpce train-stage1"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dpce_cli.commands.options import (
+    DEFAULT_WORKSPACE,
+    DeviceOption,
+    EpochsOption,
+    FreshOption,
+    SeedOption,
+    SetOption,
+    WorkersOption,
+    WorkspaceOption,
+)
+
+FeatureCacheOption = Annotated[
+    bool,
+    typer.Option(
+        "--feature-cache/--no-feature-cache",
+        help="Compute a frozen image CNN's features once, or from fresh random crops each epoch as the paper does.",
+    ),
+]
+
+
+def train_stage1(
+    epochs: EpochsOption = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="resnet18/34/50/101/152, resnet50-v1 or vgg16/19.  [default: the preset's]"),
+    ] = None,
+    backbone_weights: Annotated[
+        str | None,
+        typer.Option(
+            "--backbone-weights", help="A state dict file, imagenet (torchvision's) or none.  [default: the preset's]"
+        ),
+    ] = None,
+    word_vectors: Annotated[
+        bool,
+        typer.Option("--word-vectors/--no-word-vectors", help="Begin with build-word2vec's vectors or random ones."),
+    ] = True,
+    position_shift: Annotated[
+        bool, typer.Option("--position-shift/--no-position-shift", help="Place captions at random, or left-aligned.")
+    ] = True,
+    feature_cache: FeatureCacheOption = True,
+    settings: SetOption = [],  # noqa: B006 - Typer copies it
+    seed: SeedOption = None,
+    fresh: FreshOption = False,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = 2,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Stage I: train with the instance loss. Interrupted, the same command continues.
+
+    Example: dpce train-stage1 --backbone resnet50-v1 --backbone-weights resnet50-imagenet-v1.pth
+    """
+    from dpce_cli.commands.console import ConsoleReporter
+    from dpce_cli.commands.training import print_result
+    from dpce_cli.core.devices import choose_device
+    from dpce_cli.core.preparation import load_initial_vectors
+    from dpce_cli.core.training.run import RunOptions
+    from dpce_cli.core.training.stage1 import train_stage1 as train
+    from dpce_cli.core.workspace import Workspace
+
+    place = Workspace(workspace)
+    dataset = place.load_dataset()
+    named = {
+        "stage1.epochs": epochs,
+        "image.backbone": backbone,
+        "image.backbone_weights": backbone_weights,
+        "seed": seed,
+        "model.position_shift": None if position_shift else "false",
+    }
+    config = dataset.config.with_settings(
+        [*settings, *(f"{key}={value}" for key, value in named.items() if value is not None)]
+    )
+    vectors = load_initial_vectors(place, dataset) if word_vectors else None
+    options = RunOptions(device=choose_device(device), workers=workers, feature_cache=feature_cache, fresh=fresh)
+    print_result(train(place, dataset, config, vectors, options, ConsoleReporter()), then="dpce train-stage2")
