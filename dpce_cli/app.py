@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dpce_cli import __version__
 from dpce_cli.commands.build_word2vec import build_word2vec
@@ -18,8 +19,18 @@ from dpce_cli.commands.train_stage2 import train_stage2
 from dpce_cli.core.errors import DpceError
 from dpce_cli.core.interruption import Interrupted
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # Typer would exit without a word
+            raise Interrupted("run the same command again to continue") from None
+
+
 app = typer.Typer(
     name="dpce",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -61,13 +72,10 @@ def dpce(
 def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 1."""
     try:
-        app()
+        app(prog_name="dpce")
     except DpceError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except Interrupted as stopped:
         typer.echo(f"Interrupted: {stopped}", err=True)
-        sys.exit(130)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted: run the same command again to continue", err=True)
         sys.exit(130)

@@ -52,8 +52,9 @@ class ConsoleReporter(Reporter):
             self._bar = bar
 
             def advance(count: int = 1, fields: Mapping[str, str] | None = None) -> None:
-                values = {"values": "  ".join(f"{k} {v}" for k, v in fields.items())} if fields else {}
-                bar.update(task, advance=count, **values)
+                bar.advance(task, count)
+                if fields:
+                    bar.update(task, values="  ".join(f"{name} {value}" for name, value in fields.items()))
 
             try:
                 yield advance
@@ -70,7 +71,7 @@ class ConsoleReporter(Reporter):
             now = time.monotonic()
             if fields:
                 self.note(" | ".join([label, *(f"{name} {value}" for name, value in fields.items())]))
-            elif now - logged >= _LOG_SECONDS or finished == total:
+            elif count and (now - logged >= _LOG_SECONDS or finished == total):
                 logged = now
                 left = (total - finished) * (now - start) / max(1, finished - first)
                 self.note(f"{label} | {finished}/{total} | eta {duration(left)}")
@@ -79,16 +80,17 @@ class ConsoleReporter(Reporter):
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> None:
-    """Print a table on stdout; the last `text_columns` columns are left-aligned, as is the first."""
+    """Print a title and a table on stdout; the last `text_columns` columns are left-aligned, as is the first."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         text = index == 0 or index >= len(columns) - text_columns
         table.add_column(column, justify="left" if text else "right", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
+    console.print(escape(title), soft_wrap=True)
     console.print(table)
 
 

@@ -27,8 +27,8 @@ class TextConfig:
 class ImageConfig:
     """How photos become the CNN's input."""
 
-    backbone: str
-    """One of `dpce_cli.core.models.image_encoder.BACKBONES`."""
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet50-v1", "resnet101", "resnet152", "vgg16", "vgg19"]
+    """The image CNN; "resnet50-v1" is the original one, with the strides on the 1x1 convolutions."""
     backbone_weights: str
     """"imagenet" (torchvision's), "none" (from scratch) or the path of a state dict."""
     resize: int
@@ -142,6 +142,7 @@ class Config:
 
     def __post_init__(self) -> None:
         checks = {
+            "seed below 2**63": self.seed < 2**63,
             "text.max_words of at least 1": self.text.max_words >= 1,
             "image.resize of at least image.crop, which is at least 32": self.image.resize >= self.image.crop >= 32,
             "image.min_crop_scale above 0 and up to 1": 0 < self.image.min_crop_scale <= 1,
@@ -152,13 +153,16 @@ class Config:
             "model.dropout below 1": self.model.dropout < 1,
         }
         for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
-            pooled = stage.ranking_weight > 0 and stage.negatives == "hardest_in_pool"
             checks |= {
+                f"{name}.epochs of at least 1": stage.epochs >= 1,
                 f"{name}.batch_size of at least 2": stage.batch_size >= 2,
                 f"{name}.captions_per_image of at least 1": stage.captions_per_image >= 1,
-                f"{name}.captions_per_image = 1 with hardest_in_pool": not pooled or stage.captions_per_image == 1,
+                f"{name}.negative_pool of at least 1": stage.negative_pool >= 1,
                 f"{name}.label_smoothing below 1": stage.label_smoothing < 1,
             }
+        checks["stage2.captions_per_image = 1 with hardest_in_pool"] = (
+            self.stage2.negatives != "hardest_in_pool" or self.stage2.captions_per_image == 1
+        )
         for requirement, met in checks.items():
             if not met:
                 raise ConfigError(f"the configuration needs {requirement}; change it with --set KEY=VALUE")

@@ -41,7 +41,7 @@ def load_best(workspace: Workspace, dataset: PreparedDataset | None, stage: int 
         if checkpoint.parent != first.fingerprint:
             raise CheckpointError(
                 f"{paths[2]}: was trained from another Stage I model than {paths[1]}; "
-                "run 'dpce train-stage2 --fresh', or use Stage I with --stage 1"
+                "run 'dpce train-stage2 --fresh', or use the Stage I model: 'dpce extract-features --stage 1'"
             )
     return checkpoint
 
@@ -116,10 +116,12 @@ def load_features(workspace: Workspace, split: str) -> tuple[FeatureStore, Check
     """The extracted embeddings of a split, and the checkpoint that made them.
 
     Raises:
-        WorkspaceError: the split was not extracted, or with another checkpoint than the one at hand.
+        WorkspaceError: there is no such split, or it was not extracted, or with another checkpoint than the one at
+            hand.
     """
     path = workspace.features_path(split)
     if not path.is_file():
+        workspace.load_dataset().split(split)
         others = sorted(p.stem for p in path.parent.glob("*.h5"))
         hint = f"; extracted are: {', '.join(others)} (choose with --split)" if others else ""
         raise WorkspaceError(f"{path}: not found; run 'dpce extract-features --split {split}'{hint}")

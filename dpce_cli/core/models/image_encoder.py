@@ -86,10 +86,11 @@ def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
     optional = {key for key in expected if key.endswith("num_batches_tracked")}
     wrong = [key for key, value in expected.items() if key in state and state[key].shape != value.shape]
     missing = expected.keys() - state.keys() - optional
-    if missing or wrong:
+    unknown = state.keys() - expected.keys()
+    if odd := sorted(map(str, [*missing, *wrong, *unknown])):
         raise CheckpointError(
-            f"{source}: these are not the weights of {name}: {len(missing)} tensors are missing and {len(wrong)} have "
-            f"another shape (first: {sorted([*missing, *wrong])[0]}); choose the fitting --backbone"
+            f"{source}: these are not the weights of {name}: {len(missing)} tensors are missing, {len(wrong)} have "
+            f"another shape and {len(unknown)} are unknown (first: {odd[0]}); choose the fitting --backbone"
         )
     return {key: state[key].float() if key in state else torch.tensor(0) for key in expected}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +106,7 @@ class TextEncoder(nn.Module):
         self.bn = nn.BatchNorm1d(embedding_dim)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Initialise as the authors' code does; word vectors are drawn with a standard deviation of 1/sqrt(word_dim)."""
+        """Initialise as the authors' code does; word vectors have a standard deviation of 1/sqrt(word_dim)."""
         initialise(self, generator)
         with torch.no_grad():
             self.words.weight.normal_(0.0, 1 / math.sqrt(self.words.embedding_dim), generator=generator)
@@ -114,12 +115,12 @@ class TextEncoder(nn.Module):
     def feature_map(self, token_ids: Tensor) -> Tensor:
         """The last residual block's output for ids `(batch, words)`: `(batch, channels, positions)`."""
         x = self.words(token_ids) + self.word_bias  # (batch, words, word_dim)
-        return self.blocks(self.word_bn(x.transpose(1, 2)))
+        return cast(Tensor, self.blocks(self.word_bn(x.transpose(1, 2))))
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Encode ids `(batch, words)`, 0 = blank, as f_txt `(batch, embedding_dim)`: before ReLU, not normalised."""
         pooled = self.feature_map(token_ids).amax(dim=2)
-        return self.bn(self.linear(pooled))
+        return cast(Tensor, self.bn(self.linear(pooled)))
 
 
 def build_text_encoder(model: ModelConfig, *, vocabulary_size: int, word_dim: int) -> TextEncoder:

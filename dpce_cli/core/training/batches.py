@@ -116,7 +116,7 @@ class TrainingSet:
             )
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The full batches of `epoch` (from 0) from its step `first_step` on; what is left over waits for another order."""
+        """The full batches of `epoch` (from 0) from step `first_step` on; what is left over waits for another order."""
         size = self.stage.batch_size
         order = self.usable[torch.randperm(len(self.usable), generator=generator_for(*self.seed, epoch))]
         order = order[first_step * size : self.steps_per_epoch * size]
@@ -135,7 +135,7 @@ class TrainingSet:
             )
 
     def caption_pool(self, without: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """`negative_pool` random placed captions of other photos than the instances `without`: token and instance ids."""
+        """Token and instance ids of `negative_pool` random placed captions of other photos than `without`."""
         generator = generator_for(*self.seed, "pool", step)
         candidates = (~torch.isin(self.image_of_text, without)).nonzero().squeeze(1)
         drawn = torch.randperm(len(candidates), generator=generator)[: self.stage.negative_pool]

@@ -37,7 +37,7 @@ class Journal:
     def _events(self) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(self._events_folder, purge_step=self._step or None)
+        return SummaryWriter(self._events_folder, purge_step=self._step + 1 if self._step else None)
 
     def records(self) -> list[dict[str, Any]]:
         """What is recorded so far; a line cut off by a crash is passed over."""

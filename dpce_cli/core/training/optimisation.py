@@ -28,7 +28,7 @@ class ParameterGroup:
 
 
 def parameter_groups(model: DualEncoder, multipliers: LearningRates) -> list[ParameterGroup]:
-    """Every parameter of the model, by the kind that decides its learning rate; groups without parameters are left out."""
+    """Every parameter of the model, by the kind that decides its learning rate; empty groups are left out."""
     members: dict[str, list[nn.Parameter]] = {field.name: [] for field in dataclasses.fields(multipliers)}
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):

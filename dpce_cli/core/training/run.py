@@ -159,8 +159,8 @@ class StageRun:
             Interrupted: a person asked for it.
         """
         if not bool(torch.isfinite(loss)):
-            parts = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
-            raise self._diverged(f"the loss is {float(loss)} ({parts})")
+            parts = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in values.items())
+            raise self._diverged(f"the loss is {float(loss.detach())} ({parts})")
         rate = learning_rate(self.stage, self.step, self.steps_per_epoch)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)

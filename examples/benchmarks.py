@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Measured comparisons, each of like with like in one run: what the design saves, as a ratio.
+
+    python examples/benchmarks.py embedding     the word look-up against the one-hot convolution it stands for
+    python examples/benchmarks.py stage1        an epoch from cached features against one that runs the image CNN
+    python examples/benchmarks.py memory        evaluation in blocks against the whole similarity matrix
+    python examples/benchmarks.py startup       how soon the command line answers
+
+`stage1` and `startup` use the current data set of a workspace (--workspace); all run on the CPU, within minutes, and
+want an otherwise idle machine. What is measured runs in processes of its own; this one stays small, because the peak
+memory of a Linux process begins at that of the process which started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from dpce_cli.core.progress import Advance, Reporter
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_own_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def embedding(options: argparse.Namespace) -> None:
+    """Forward and backward through the text encoder's first layer: seconds a step and peak memory."""
+    print(f"first layer: {options.batch} captions of {options.words} words, {options.vocabulary} words of 300 numbers")
+    sizes = (options.batch, options.words, options.vocabulary, options.steps)
+    results = [in_own_process(first_layer, one_hot, *sizes) for one_hot in (True, False)]
+    (slow, large, expected), (fast, small, got) = results
+    assert abs(got - expected) <= 1e-4 * abs(expected), "the two layers disagree"
+    print(f"  one-hot convolution  {1000 * slow:9.2f} ms a step  {large:8.1f} MiB")
+    print(f"  look-up              {1000 * fast:9.2f} ms a step  {small:8.1f} MiB")
+    print(f"  ratio                {slow / fast:9.1f}            {large / small:8.1f}")
+
+
+def first_layer(one_hot: bool, batch: int, words: int, vocabulary: int, steps: int) -> tuple[float, float, float]:
+    """Median seconds of a step, peak memory in MiB above the imports, and the output's norm."""
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional as F
+
+    generator = torch.Generator().manual_seed(0)
+    before = peak_mib()
+    table = torch.randn(vocabulary + 1, 300, generator=generator)  # row 0 is the blank
+    weight = nn.Parameter(table.T.unsqueeze(2).contiguous() if one_hot else table)
+    bias = nn.Parameter(torch.full((300,), 0.1))
+    del table
+
+    def forward(token_ids: Tensor) -> Tensor:
+        if one_hot:
+            marks = torch.zeros(batch, vocabulary + 1, words).scatter_(1, token_ids[:, None], 1.0)
+            return F.conv1d(marks, weight, bias)
+        return (F.embedding(token_ids, weight, padding_idx=0) + bias).transpose(1, 2)
+
+    seconds = []
+    for _ in range(steps + 1):
+        token_ids = torch.randint(1, vocabulary + 1, (batch, words), generator=generator)
+        weight.grad = bias.grad = None
+        start = time.perf_counter()
+        output = forward(token_ids)
+        output.square().sum().backward()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:]), peak_mib() - before, output.norm().item()
+
+
+class EpochClock(Reporter):
+    """Notes how long whatever is tracked takes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def track(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+        start = time.perf_counter()
+        with super().track(label, total, done) as advance:
+            yield advance
+        self.seconds[label] = time.perf_counter() - start
+
+
+def stage1(options: argparse.Namespace) -> None:
+    """The second epoch of Stage I over the same photos with the same frozen image CNN."""
+    cached = in_own_process(train, options.workspace, options.images, options.workers, True)
+    fresh = in_own_process(train, options.workspace, options.images, options.workers, False)
+    epoch, cache = "stage 1 epoch 2/2", "features of train photos"
+    print(f"Stage I over {options.images} photos of {options.workspace}, {options.workers} workers")
+    print(f"  image CNN each epoch   {fresh[epoch]:9.2f} s an epoch")
+    print(f"  cached features        {cached[epoch]:9.2f} s an epoch, after {cached[cache]:.2f} s once")
+    print(f"  ratio                  {fresh[epoch] / cached[epoch]:9.1f}")
+
+
+def train(root: Path, images: int, workers: int, feature_cache: bool) -> dict[str, float]:
+    """Seconds of each part of a two-epoch Stage I in a workspace of its own."""
+    import torch
+    from torchvision.models import get_model
+
+    from dpce_cli.core.training.run import RunOptions
+    from dpce_cli.core.training.stage1 import train_stage1
+    from dpce_cli.core.workspace import Workspace
+
+    dataset = Workspace(root).load_dataset()
+    settings = ["stage1.epochs=2", "stage1.multipliers.backbone=0", "stage1.multipliers.backbone_bias=0"]
+    clock = EpochClock()
+    with tempfile.TemporaryDirectory() as folder:
+        if dataset.config.image.backbone_weights == "none":  # their values cost nothing, but a frozen CNN needs some
+            torch.save(get_model(dataset.config.image.backbone).state_dict(), f"{folder}/weights.pt")
+            settings.append(f"image.backbone_weights={folder}/weights.pt")
+        workspace = Workspace(Path(folder))
+        subset = workspace.save_dataset(
+            name=dataset.name,
+            root=dataset.root,
+            config=dataset.config.with_settings(settings),
+            vocabulary=dataset.vocabulary,
+            images=dataset.split("train")[:images],
+        )
+        options = RunOptions(device=torch.device("cpu"), workers=workers, feature_cache=feature_cache, fresh=True)
+        train_stage1(workspace, subset, subset.config, None, options, clock)
+    return clock.seconds
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Peak memory of ranking captions and images both ways, above the embeddings themselves."""
+    for dim in options.dims:
+        blocks, matrix = (in_own_process(rank, options.texts, options.images, dim, whole) for whole in (False, True))
+        print(f"evaluation of {options.texts} texts x {options.images} images, {dim}-d")
+        print(f"  whole similarity matrix  {matrix[0]:8.1f} MiB  {matrix[1]:7.2f} s")
+        print(f"  blocks, as in dpce eval  {blocks[0]:8.1f} MiB  {blocks[1]:7.2f} s")
+        print(f"  ratio                    {matrix[0] / blocks[0]:8.1f}      {matrix[1] / blocks[1]:7.2f}")
+
+
+def rank(texts: int, images: int, dim: int, whole_matrix: bool) -> tuple[float, float]:
+    """Peak memory in MiB above imports and embeddings, and seconds."""
+    import torch
+
+    from dpce_cli.core.metrics import rank_embeddings, rank_similarity
+
+    generator = torch.Generator().manual_seed(0)
+    image_embeddings = torch.randn(images, dim, generator=generator)
+    text_embeddings = torch.randn(texts, dim, generator=generator)
+    for embeddings in (image_embeddings, text_embeddings):
+        embeddings /= embeddings.norm(dim=1, keepdim=True)
+    image_of_text = torch.arange(texts) * images // texts
+    before, start = peak_mib(), time.perf_counter()
+    if whole_matrix:
+        rank_similarity(image_embeddings @ text_embeddings.T, image_of_text)
+    else:
+        rank_embeddings(image_embeddings, text_embeddings, image_of_text)
+    return peak_mib() - before, time.perf_counter() - start
+
+
+def startup(options: argparse.Namespace) -> None:
+    """Median wall time of five runs."""
+    dpce = (sys.executable, "-m", "dpce_cli")
+    query = ("retrieve", "--query", options.query, "--workspace", str(options.workspace))
+    imports = seconds_of(sys.executable, "-c", "import torch, torchvision")
+    for name, seconds in (
+        ("import torch, torchvision", imports),
+        ("dpce --help", seconds_of(*dpce, "--help")),
+        ("dpce retrieve --help", seconds_of(*dpce, "retrieve", "--help")),
+        ("dpce retrieve --query ...", seconds_of(*dpce, *query)),
+    ):
+        print(f"{name:<28}{seconds:7.2f} s  {seconds / imports:5.2f} of importing torch")
+
+
+def seconds_of(*command: str) -> float:
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("embedding", help=embedding.__doc__)
+    command.set_defaults(run=embedding)
+    command.add_argument("--batch", type=int, default=32)
+    command.add_argument("--words", type=int, default=32)
+    command.add_argument("--vocabulary", type=int, default=30_000)
+    command.add_argument("--steps", type=int, default=20)
+
+    command = commands.add_parser("stage1", help=stage1.__doc__)
+    command.set_defaults(run=stage1)
+    command.add_argument("--workspace", type=Path, default=Path("dpce-workspace"))
+    command.add_argument("--images", type=int, default=256)
+    command.add_argument("--workers", type=int, default=2)
+
+    command = commands.add_parser("memory", help=memory.__doc__)
+    command.set_defaults(run=memory)
+    command.add_argument("--texts", type=int, default=25_000)
+    command.add_argument("--images", type=int, default=5_000)
+    command.add_argument("--dims", type=int, nargs="+", default=[512, 2048])
+
+    command = commands.add_parser("startup", help=startup.__doc__)
+    command.set_defaults(run=startup)
+    command.add_argument("--workspace", type=Path, default=Path("dpce-workspace"))
+    command.add_argument("--query", default="a woman in blue")
+
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

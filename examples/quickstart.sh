@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The whole way on the built-in scenes, from drawing them to a contact sheet of search results.
+#
+# Needs Python 3.11 or newer and bash; no download but the installation's, no GPU. Some minutes on two CPU cores
+# after the installation. Results go to dpce-workspace, or to $DPCE_WORKSPACE; run again, it continues.
+set -euo pipefail
+
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+sheet="${DPCE_WORKSPACE:-dpce-workspace}/taxi.png"
+SECONDS=0
+
+dpce prepare-vocab scenes
+dpce build-word2vec --train
+dpce train-stage1
+dpce train-stage2
+dpce extract-features
+dpce eval
+dpce retrieve --query "a blonde woman in blue hailing a taxi" --sheet "$sheet"
+
+printf '\nfinished in %d s\n%s\n' "$SECONDS" "$sheet"

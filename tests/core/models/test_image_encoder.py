@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models
+
+from dpce_cli.core.data.images import load_image, training_view
+from dpce_cli.core.errors import CheckpointError, ConfigError
+from dpce_cli.core.models import image_encoder
+from dpce_cli.core.models.image_encoder import (
+    BACKBONES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ORIGINAL_MEAN,
+    ImageEncoder,
+    load_backbone_weights,
+)
+from dpce_cli.core.seeding import generator_for
+
+
+def random_images(count: int = 2, side: int = 64) -> Tensor:
+    generator = generator_for("images", count, side)
+    return torch.randint(0, 256, (count, 3, side, side), generator=generator).to(torch.uint8)
+
+
+def build(backbone: str, embedding_dim: int = 16) -> ImageEncoder:
+    """In eval mode, with decided weights."""
+    torch.manual_seed(0)
+    encoder = ImageEncoder(backbone=backbone, embedding_dim=embedding_dim)
+    encoder.reset_parameters(generator_for("head"), None)
+    return encoder.eval()
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ImageEncoder:
+    return build("resnet18")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "feature_dim", "hidden"),
+    [("resnet18", 512, 512), ("resnet34", 512, 512), ("resnet50", 2048, 2048), ("resnet50-v1", 2048, 2048)],
+)
+def test_photos_become_embeddings_by_way_of_pooled_features(backbone: str, feature_dim: int, hidden: int) -> None:
+    encoder, images = build(backbone), random_images()
+    with torch.inference_mode():
+        features, embeddings = encoder.pooled_features(images), encoder(images)
+        assert features.shape == (2, feature_dim) == (2, encoder.feature_dim)
+        assert embeddings.shape == (2, 16)
+        assert embeddings.isfinite().all()
+        assert encoder(features).equal(embeddings)
+        assert encoder(features.half()).equal(encoder(features.half().float()))
+    check_head(encoder, feature_dim, hidden)
+
+
+def check_head(encoder: ImageEncoder, feature_dim: int, hidden: int) -> None:
+    """Linear -> BN -> ReLU -> Linear -> BN without biases on the linear layers."""
+    first, bn, _, second, last = encoder.head
+    assert [type(layer) for layer in encoder.head] == [
+        nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d,
+    ]  # fmt: skip
+    assert first.weight.shape == (hidden, feature_dim)
+    assert bn.num_features == hidden
+    assert second.weight.shape == (16, hidden)
+    assert last.num_features == 16
+    assert first.bias is None
+    assert second.bias is None
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "vgg19"])
+def test_vgg_features_are_those_of_fc7(backbone: str) -> None:
+    with torch.device("meta"):
+        encoder = ImageEncoder(backbone=backbone, embedding_dim=16).eval()
+        features = encoder.pooled_features(torch.empty(2, 3, 64, 64, dtype=torch.uint8))
+    assert features.shape == (2, 4096)
+    assert encoder.feature_dim == 4096
+    assert sum(isinstance(layer, nn.Conv2d) for layer in encoder.backbone.modules()) == int(backbone[3:]) - 3
+    check_head(encoder, 4096, 4096)
+
+
+def test_the_published_head_maps_2048_to_2048_to_2048() -> None:
+    with torch.device("meta"):
+        head = ImageEncoder(backbone="resnet50-v1", embedding_dim=2048).head
+    shapes = [tuple(parameter.shape) for parameter in head.parameters()]
+    assert shapes == [(2048, 2048), (2048,), (2048,), (2048, 2048), (2048,), (2048,)]
+
+
+def test_the_head_is_drawn_with_the_documented_deviation() -> None:
+    with torch.device("meta"):
+        encoder = ImageEncoder(backbone="resnet50", embedding_dim=512)
+    encoder.head.to_empty(device="cpu")
+    encoder.requires_grad_(False).reset_parameters(generator_for("head"), None)
+    weights = encoder.head.state_dict()
+    assert float(weights["0.weight"].std()) == pytest.approx((2 / 2048) ** 0.5, rel=0.01)
+    assert float(weights["3.weight"].std()) == pytest.approx((2 / 512) ** 0.5, rel=0.01)
+
+
+def strides(network: models.ResNet) -> list[tuple[int, int, int]]:
+    """Horizontal strides of the first 1x1, the 3x3 and the shortcut of each stage's first block."""
+    found = []
+    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+        block = stage[0]
+        found.append((block.conv1.stride[1], block.conv2.stride[1], block.downsample[0].stride[1]))
+        assert all(layer.stride == (1, 1) for other in stage[1:] for layer in (other.conv1, other.conv2))
+    return found
+
+
+def test_resnet50_v1_has_its_strides_on_the_1x1_convolutions() -> None:
+    with torch.device("meta"):
+        first, newer = (ImageEncoder(backbone=name, embedding_dim=16).backbone for name in ("resnet50-v1", "resnet50"))
+    assert isinstance(first, models.ResNet)
+    assert isinstance(newer, models.ResNet)
+    assert strides(first) == [(1, 1, 1), (2, 1, 2), (2, 1, 2), (2, 1, 2)]
+    assert strides(newer) == [(1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2)]
+
+
+def test_resnet50_v1_and_resnet50_differ_on_the_same_weights() -> None:
+    first, newer, images = build("resnet50-v1"), build("resnet50"), random_images()
+    newer.load_state_dict(first.state_dict())
+    newer.mean = first.mean
+    with torch.inference_mode():
+        assert not torch.allclose(first.pooled_features(images), newer.pooled_features(images), rtol=0.01)
+
+
+def test_photos_are_normalised_as_the_backbones_were_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[object, object]] = []
+
+    def spy(images: Tensor, *, mean: object, std: object) -> Tensor:
+        seen.append((mean, std))
+        return images.float()
+
+    monkeypatch.setattr(image_encoder, "normalize", spy)
+    for backbone in ("resnet50", "resnet50-v1"):
+        with torch.device("meta"):
+            encoder = ImageEncoder(backbone=backbone, embedding_dim=4).eval()
+            encoder.pooled_features(torch.empty(1, 3, 32, 32, dtype=torch.uint8))
+    assert seen == [(IMAGENET_MEAN, IMAGENET_STD), (ORIGINAL_MEAN, IMAGENET_STD)]
+    assert [round(255 * value, 3) for value in ORIGINAL_MEAN] == [123.68, 116.779, 103.939]
+
+
+def test_the_embedding_does_not_end_in_a_relu(encoder: ImageEncoder) -> None:
+    with torch.inference_mode():
+        assert (encoder(random_images(8)) < 0).any()
+
+
+def published_state(backbone: str) -> dict[str, Tensor]:
+    """A state dict with the classification layer, as published, of random weights in half precision."""
+    torch.manual_seed(1)
+    network: nn.Module = getattr(models, backbone)()
+    return {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def resnet18_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(published_state("resnet18"), path)
+    return path
+
+
+def test_weights_from_a_file_become_the_backbones(resnet18_file: Path) -> None:
+    weights = load_backbone_weights("resnet18", str(resnet18_file))
+    saved = torch.load(resnet18_file, weights_only=True)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert weights.keys() == saved.keys()
+    encoder = build("resnet18")
+    before = encoder.head.state_dict()["0.weight"].clone()
+    encoder.reset_parameters(generator_for("head"), weights)
+    own = encoder.backbone.state_dict()
+    assert own.keys() == saved.keys() - {"fc.weight", "fc.bias"}
+    assert all(value.equal(saved[key].to(value.dtype)) for key, value in own.items())
+    assert encoder.head.state_dict()["0.weight"].equal(before)
+
+
+def test_counts_of_batches_may_be_missing_from_the_file(resnet18_file: Path, tmp_path: Path) -> None:
+    state = torch.load(resnet18_file, weights_only=True)
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "lean.pth")
+    weights = load_backbone_weights("resnet18", str(tmp_path / "lean.pth"))
+    assert weights["bn1.num_batches_tracked"] == 0
+    build("resnet18").reset_parameters(generator_for("head"), weights)
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "expected"),
+    [
+        ("resnet18", "resnet50", "missing"),
+        ("resnet18", "resnet34", "missing"),
+        ("resnet18", "vgg16", "missing"),
+        ("resnet34", "resnet18", "unknown"),
+    ],
+)
+def test_weights_of_another_network_are_refused(tmp_path: Path, saved: str, asked: str, expected: str) -> None:
+    torch.save(published_state(saved), tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=f"not the weights of {asked}.*{expected}.*--backbone"):
+        load_backbone_weights(asked, str(tmp_path / "weights.pth"))
+
+
+def test_weights_of_another_shape_are_refused(resnet18_file: Path, tmp_path: Path) -> None:
+    state = torch.load(resnet18_file, weights_only=True)
+    state["fc.weight"] = state["fc.weight"][:10]
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"1 have another shape .*\(first: fc.weight\)"):
+        load_backbone_weights("resnet18", str(tmp_path / "weights.pth"))
+
+
+def test_a_missing_weights_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.pth: no such file"):
+        load_backbone_weights("resnet18", str(tmp_path / "none.pth"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", b"PK\x03\x04damaged", b"\x80\x02."])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch state dict"):
+        load_backbone_weights("resnet18", str(tmp_path / "weights.pth"))
+
+
+def test_a_truncated_checkpoint_is_refused(resnet18_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "half.pth").write_bytes(resnet18_file.read_bytes()[:1_000_000])
+    with pytest.raises(CheckpointError, match=r"half\.pth: cannot be read"):
+        load_backbone_weights("resnet18", str(tmp_path / "half.pth"))
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.ones(3), {"state_dict": {"a": torch.ones(1)}}, {"epoch": 3}])
+def test_a_checkpoint_that_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="does not hold a state dict"):
+        load_backbone_weights("resnet18", str(tmp_path / "weights.pth"))
+
+
+def test_a_state_dict_with_numbers_for_names_is_refused(tmp_path: Path) -> None:
+    torch.save({1: torch.ones(3)}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="not the weights of resnet18"):
+        load_backbone_weights("resnet18", str(tmp_path / "weights.pth"))
+
+
+class Malicious:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def save_with_torch(value: object, path: Path) -> None:
+    torch.save(value, path)
+
+
+def save_with_pickle(value: object, path: Path) -> None:
+    path.write_bytes(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("save", [save_with_torch, save_with_pickle])
+def test_code_in_a_weights_file_is_never_run(tmp_path: Path, save: Callable[[object, Path], None]) -> None:
+    save({"conv1.weight": Malicious(tmp_path / "owned")}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch state dict"):
+        load_backbone_weights("resnet18", str(tmp_path / "weights.pth"))
+    assert not (tmp_path / "owned").exists()
+
+
+def test_the_original_resnet50_has_no_published_weights() -> None:
+    with pytest.raises(ConfigError, match=r"resnet50-v1: torchvision publishes no weights.*--backbone-weights FILE"):
+        load_backbone_weights("resnet50-v1", "imagenet")
+
+
+def test_weights_that_cannot_be_downloaded_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(self: object, **options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", offline)
+    with pytest.raises(ConfigError, match=r"resnet18: the ImageNet weights at https.*no route to host.*none"):
+        load_backbone_weights("resnet18", "imagenet")
+
+
+def test_published_weights_are_taken_from_torchvision(monkeypatch: pytest.MonkeyPatch, resnet18_file: Path) -> None:
+    state = torch.load(resnet18_file, weights_only=True)
+    monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", lambda self, **options: state)
+    assert load_backbone_weights("resnet18", "imagenet")["conv1.weight"].equal(state["conv1.weight"].float())
+
+
+def test_every_backbone_can_be_built() -> None:
+    for backbone in BACKBONES:
+        with torch.device("meta"):
+            encoder = ImageEncoder(backbone=backbone, embedding_dim=4).eval()
+            photo = torch.empty(1, 3, 64, 64, dtype=torch.uint8)
+            assert encoder.pooled_features(photo).shape == (1, encoder.feature_dim)
+
+
+@pytest.fixture(scope="module")
+def pretrained(shared_data: Path) -> ImageEncoder:
+    weights = load_backbone_weights("resnet50-v1", str(shared_data / "weights" / "resnet50-imagenet-v1.pth"))
+    encoder = ImageEncoder(backbone="resnet50-v1", embedding_dim=8)
+    encoder.reset_parameters(generator_for("head"), weights)
+    return encoder.eval()
+
+
+def test_pretrained_features_tell_photos_apart(shared_data: Path, pretrained: ImageEncoder) -> None:
+    names = sorted((shared_data / "flickr8k" / "Flicker8k_Dataset").glob("*.jpg"))[:1500:500]
+    photos: list[Image.Image] = [load_image(name) for name in names]
+    generator = generator_for("crops")
+    views = torch.stack(
+        [
+            training_view(photo, crop=160, min_scale=0.8, flip=True, generator=generator)
+            for photo in photos
+            for _ in range(2)
+        ]
+    )
+    with torch.inference_mode():
+        features = F.normalize(pretrained.pooled_features(views), dim=1)
+    assert features.isfinite().all()
+    similarity = features @ features.T
+    same = torch.arange(6) // 2 == torch.arange(6)[:, None] // 2
+    different = similarity[~same]
+    twins = similarity[torch.arange(0, 6, 2), torch.arange(1, 6, 2)]
+    assert float(twins.min()) > float(different.max())
+
+
+def test_pretrained_weights_are_not_those_of_a_resnet101(shared_data: Path) -> None:
+    with pytest.raises(CheckpointError, match="not the weights of resnet101"):
+        load_backbone_weights("resnet101", str(shared_data / "weights" / "resnet50-imagenet-v1.pth"))

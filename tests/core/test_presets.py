@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import pytest
+
+from dpce_cli.core.config import Config, StageConfig
+from dpce_cli.core.errors import ConfigError
+from dpce_cli.core.presets import PRESETS, build_preset
+from dpce_cli.core.training.optimisation import learning_rate
+
+
+@pytest.fixture
+def paper() -> Config:
+    return build_preset("paper-flickr30k")
+
+
+def effective_rates(stage: StageConfig) -> dict[str, float]:
+    return {name: stage.learning_rate * multiplier for name, multiplier in vars(stage.multipliers).items()}
+
+
+def test_the_papers_learning_rates_in_stage_1(paper: Config) -> None:
+    assert effective_rates(paper.stage1) == pytest.approx(
+        {
+            "backbone": 0.0,
+            "backbone_bias": 0.0,
+            "weight": 0.01,
+            "bias": 0.2,
+            "bn_scale": 0.02,
+            "bn_shift": 0.01,
+            "words": 1e-4,
+            "classifier": 0.001,
+            "classifier_bias": 0.002,
+        }
+    )
+
+
+def test_the_papers_stage_2_differs_from_stage_1_in_the_image_cnns_rates_alone(paper: Config) -> None:
+    expected = effective_rates(paper.stage1) | {"backbone": 1e-4, "backbone_bias": 0.002}
+    assert effective_rates(paper.stage2) == pytest.approx(expected)
+
+
+def test_the_papers_optimizer(paper: Config) -> None:
+    for stage in (paper.stage1, paper.stage2):
+        assert stage.optimizer == "sgd"
+        assert stage.learning_rate == 0.1
+        assert stage.weight_decay == 1e-4
+        assert stage.batch_size == 32
+        assert stage.captions_per_image == 1
+        assert stage.label_smoothing == 0
+
+
+def test_the_papers_epochs(paper: Config) -> None:
+    assert (paper.stage1.epochs, paper.stage2.epochs) == (240, 60)
+    steps = 930
+    assert {learning_rate(paper.stage1, step, steps) for step in range(0, 240 * steps, steps)} == {0.1}
+    rates = [learning_rate(paper.stage2, epoch * steps, steps) for epoch in range(60)]
+    assert rates == pytest.approx([0.1] * 40 + [0.01] * 20)
+
+
+def test_the_papers_losses(paper: Config) -> None:
+    first, second = paper.stage1, paper.stage2
+    assert (first.ranking_weight, first.image_weight, first.text_weight) == (0, 1, 1)
+    assert (second.ranking_weight, second.image_weight, second.text_weight) == (2, 1, 0.1)
+    assert second.margin == 1
+    assert (second.negatives, second.negative_pool) == ("hardest_in_pool", 256)
+
+
+def test_the_papers_network(paper: Config) -> None:
+    assert paper.image.backbone == "resnet50"
+    assert paper.image.backbone_weights == "imagenet"
+    assert paper.model.embedding_dim == 2048
+    assert paper.model.text_blocks == (3, 4, 6, 1)
+    assert paper.model.text_width == 1
+    assert paper.model.word_dim == 300
+    assert paper.model.dropout == 0.75
+    assert paper.model.classifier_bias
+    assert paper.model.classifier_scale == 0
+    assert paper.model.position_shift
+
+
+def test_the_papers_input(paper: Config) -> None:
+    assert paper.text.max_words == 32
+    assert not paper.text.lowercase
+    assert paper.text.min_count == 1
+    assert (paper.image.resize, paper.image.crop) == (256, 224)
+    assert paper.image.min_crop_scale == 0.8
+    assert paper.image.mirror
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_knows_its_name(name: str) -> None:
+    assert build_preset(name).preset == name
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_an_untrained_image_cnn_is_trained(name: str) -> None:
+    config = build_preset(name)
+    assert config.image.backbone_weights == "imagenet" or config.stage1.multipliers.backbone > 0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_stage_1_is_the_instance_loss_and_stage_2_adds_the_ranking_loss(name: str) -> None:
+    config = build_preset(name)
+    assert config.stage1.ranking_weight == 0
+    assert config.stage2.ranking_weight > 0
+
+
+@pytest.mark.parametrize("name", ["flickr8k", "scenes"])
+def test_small_data_presets_fold_case_because_their_word_vectors_do(name: str) -> None:
+    assert build_preset(name).text.lowercase
+
+
+def test_scenes_are_never_mirrored_because_captions_tell_left_from_right() -> None:
+    assert not build_preset("scenes").image.mirror
+
+
+def test_an_unknown_preset_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="no preset 'coco'; choose one of flickr8k, paper-flickr30k, scenes"):
+        build_preset("coco")

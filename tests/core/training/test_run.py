@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from dpce_cli.core.checkpoint import fingerprint
+from dpce_cli.core.config import Config
+from dpce_cli.core.errors import CheckpointError, TrainingError
+from dpce_cli.core.interruption import Interrupted
+from dpce_cli.core.training import run, stage1
+from dpce_cli.core.training.batches import Batch
+from dpce_cli.core.training.run import StageRun
+from dpce_cli.core.training.validation import ValidationSet
+from dpce_cli.core.workspace import Workspace
+from tests.core.conftest import Trained
+from tests.core.tiny import EPOCHS, STEPS, Recorder, checkpoint, copy, outcome, prepare, records, tiny_images, train
+
+
+@pytest.fixture(params=["cache", "photos"])
+def start(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    frozen_stage1: Trained,
+    learning_stage1: Trained,
+    tiny_cnn: None,
+) -> Callable[[], tuple[Workspace, Config]]:
+    """Makes equal workspaces with a finished Stage I: a frozen CNN with cached features, or one that learns from photos."""
+    trained = frozen_stage1 if request.param == "cache" else learning_stage1
+    config = trained.config
+    if request.param == "cache":
+        config = config.with_settings(["stage2.negatives=hardest_in_pool", "stage2.captions_per_image=1"])
+    count = iter(range(9))
+    return lambda: (copy(trained.workspace, tmp_path / f"copy{next(count)}"), config)
+
+
+def send_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
+    """Have the signal arrive during the step (from 0)."""
+    batches = StageRun.batches
+
+    def signalling(self: StageRun, epoch: int) -> Iterator[Batch]:
+        for batch in batches(self, epoch):
+            if self.step == step:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    monkeypatch.setattr(StageRun, "batches", signalling)
+
+
+@pytest.mark.parametrize("step", [0, 1, STEPS - 1, STEPS + 1, EPOCHS * STEPS - 1])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    start: Callable[[], tuple[Workspace, Config]], stage: int, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_LOG_EVERY", 2)
+    whole, config = start()
+    expected = train(whole, stage, config, fresh=stage == 1)
+
+    broken, _ = start()
+    with monkeypatch.context() as patch:
+        send_at(patch, step)
+        with pytest.raises(Interrupted, match=f"stopped at step {step + 1}; the same command continues there"):
+            train(broken, stage, config, fresh=stage == 1)
+    assert checkpoint(broken, stage, "last").step == step + 1
+
+    reporter = Recorder()
+    result = train(broken, stage, config, reporter=reporter)
+    assert f"continuing {broken.stage_folder(stage) / 'last.pt'} after step {step + 1}" in reporter.notes
+    assert outcome(broken, stage) == outcome(whole, stage)
+    assert result.validation == expected.validation
+    assert result.curves.is_file()
+
+
+def test_sigterm_stops_a_run_as_ctrl_c_does(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    send_at(monkeypatch, 1, signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        train(stage1.workspace, 1, stage1.config, fresh=True)
+    assert checkpoint(stage1.workspace, 1, "last").step == 2
+
+
+def test_a_run_leaves_the_signal_handlers_as_it_found_them(stage1: Trained) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(stage1.workspace, 1, stage1.config, fresh=True)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from dpce_cli.core.training.run import StageRun
+from dpce_cli.core.workspace import Workspace
+from tests.core.tiny import tiny_cnn, train
+workspace = Workspace(Path(sys.argv[1]))
+batches = StageRun.batches
+def slowly(self, epoch):
+    for batch in batches(self, epoch):
+        print(self.step, flush=True)
+        time.sleep(0.05)
+        yield batch
+StageRun.batches = slowly
+with tiny_cnn():
+    train(workspace, int(sys.argv[2]), workspace.load_dataset().config, fresh=sys.argv[2] == "1")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_killed_run_goes_on_from_the_last_epoch_as_if_nothing_had_happened(
+    learning_stage1: Trained, tmp_path: Path, stage: int, tiny_cnn: None
+) -> None:
+    whole = copy(learning_stage1.workspace, tmp_path / "whole")
+    train(whole, stage, learning_stage1.config, fresh=True)
+
+    broken = copy(learning_stage1.workspace, tmp_path / "broken")
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(broken.root), str(stage)],
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if int(line) == STEPS + 1:
+                child.kill()
+    assert child.returncode == -signal.SIGKILL
+    assert checkpoint(broken, stage, "last").step == STEPS
+
+    train(broken, stage, learning_stage1.config)
+    assert outcome(broken, stage) == outcome(whole, stage)
+
+
+def test_a_finished_stage_is_left_as_it_is(stage1: Trained) -> None:
+    folder = stage1.workspace.stage_folder(1)
+    kept = [folder / name for name in ("best.pt", "last.pt", "metrics.jsonl", *_events(folder))]
+    before = [(path.read_bytes(), path.name) for path in kept]
+    inodes = [path.stat().st_ino for path in kept[:2]]
+
+    reporter = Recorder()
+    result = train(stage1.workspace, 1, stage1.config, reporter=reporter)
+
+    assert "stage 1 is finished; begin anew with --fresh" in reporter.notes
+    assert [(path.read_bytes(), path.name) for path in kept] == before
+    assert [path.stat().st_ino for path in kept[:2]] == inodes
+    assert len(_events(folder)) == 1
+    assert result.best == folder / "best.pt"
+    assert result.validation == checkpoint(stage1.workspace, 1, "last").best
+
+
+def _events(folder: Path) -> list[str]:
+    return [f"tensorboard/{path.name}" for path in (folder / "tensorboard").iterdir()]
+
+
+def test_other_settings_are_refused_by_name(stage1: Trained) -> None:
+    changed = stage1.config.with_settings(["stage1.learning_rate=0.5", "model.dropout=0.3"])
+    last = (stage1.workspace.stage_folder(1) / "last.pt").read_bytes()
+    with pytest.raises(CheckpointError) as caught:
+        train(stage1.workspace, 1, changed)
+    for part in ("model.dropout: 0.1 -> 0.3", "stage1.learning_rate: 0.003 -> 0.5", "last.pt", "--fresh"):
+        assert part in str(caught.value)
+    assert (stage1.workspace.stage_folder(1) / "last.pt").read_bytes() == last
+
+
+def test_another_stage_i_model_is_refused_by_a_begun_stage_ii(stage1: Trained) -> None:
+    train(stage1.workspace, 2, stage1.config)
+    train(stage1.workspace, 1, stage1.config.with_settings(["seed=1"]), fresh=True)
+    with pytest.raises(CheckpointError, match="the Stage I model.*--fresh"):
+        train(stage1.workspace, 2, stage1.config)
+
+
+def test_fresh_leaves_nothing_of_the_run_before(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stage1.workspace.stage_folder(1)
+    old = _events(folder)
+    changed = stage1.config.with_settings(["stage1.learning_rate=0.001"])
+    send_at(monkeypatch, 1)
+    with pytest.raises(Interrupted):
+        train(stage1.workspace, 1, changed, fresh=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["last.pt", "metrics.jsonl"]
+    assert records(stage1.workspace, 1) == []
+    monkeypatch.undo()
+    train(stage1.workspace, 1, changed)
+    assert len(_events(folder)) == 1
+    assert not set(_events(folder)) & set(old)
+    assert [record["step"] for record in records(stage1.workspace, 1, "validation")] == [STEPS, 2 * STEPS, 3 * STEPS]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
+    start: Callable[[], tuple[Workspace, Config]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, config = start()
+    train(whole, 1, config, fresh=True)
+
+    broken, _ = start()
+    calls = iter(range(1000))
+    loss = stage1.instance_loss
+
+    def failing(logits: Tensor, ids: Tensor, smoothing: float) -> Tensor:
+        return loss(logits, ids, smoothing) * (math.nan if next(calls) == 2 * (STEPS + 1) else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage1, "instance_loss", failing)
+        with pytest.raises(TrainingError) as caught:
+            train(broken, 1, config, fresh=True)
+    message = str(caught.value)
+    assert f"stage 1, step {STEPS + 1}: the loss is nan (image_loss nan, text_loss " in message
+    assert f"the last good state is {broken.stage_folder(1) / 'last.pt'}" in message
+    assert "--set stage1.learning_rate=0.0003" in message
+    assert checkpoint(broken, 1, "last").step == STEPS
+    train(broken, 1, config)
+    assert outcome(broken, 1) == outcome(whole, 1)
+
+
+def test_an_absurd_learning_rate_is_named_in_the_error(stage1: Trained) -> None:
+    config = stage1.config.with_settings(["stage1.learning_rate=1e30", "stage1.schedule=steps"])
+    with pytest.raises(TrainingError, match=r"stage 1, step \d+: .*the last good state is the beginning\."):
+        train(stage1.workspace, 1, config, fresh=True)
+    assert not (stage1.workspace.stage_folder(1) / "last.pt").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "learning_rate", lambda stage, step, steps: math.nan if step == 2 * STEPS - 1 else 0.001)
+    with pytest.raises(TrainingError, match=f"step {2 * STEPS}: some weights are no longer finite"):
+        train(stage1.workspace, 1, stage1.config, fresh=True)
+    last = checkpoint(stage1.workspace, 1, "last")
+    assert last.step == STEPS
+    assert all(bool(torch.isfinite(value).all()) for value in last.model.values())
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_rsum(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = iter([200.0, 500.0, 500.0, 400.0])
+    direction = SimpleNamespace(r1=0.0, r5=0.0, r10=0.0, median_rank=1.0)
+    monkeypatch.setattr(
+        ValidationSet,
+        "evaluate",
+        lambda self, model: SimpleNamespace(image_to_text=direction, text_to_image=direction, rsum=next(scripted)),
+    )
+    config = stage1.config.with_settings(["stage1.epochs=4"])
+    result = train(stage1.workspace, 1, config, fresh=True)
+    assert result.validation == {"rsum": 500.0, "epoch": 2}
+    assert checkpoint(stage1.workspace, 1, "best").step == 2 * STEPS
+    assert checkpoint(stage1.workspace, 1, "last").best == {"rsum": 500.0, "epoch": 2}
+
+
+def test_the_best_checkpoint_has_the_recall_that_its_epoch_recorded(learning_stage1: Trained, tiny_cnn: None) -> None:
+    workspace = learning_stage1.workspace
+    validations = records(workspace, 1, "validation")
+    best = checkpoint(workspace, 1, "best")
+    assert len(validations) == EPOCHS
+    assert best.best["rsum"] == max(record["rsum"] for record in validations)
+    assert validations[int(best.best["epoch"]) - 1]["step"] == best.step
+    model, _ = stage1.build_model(workspace.load_dataset(), learning_stage1.config, None)
+    model.load_state_dict(best.model)
+    validation_set = ValidationSet(
+        workspace.load_dataset(), learning_stage1.config, best.vocabulary, model.image_encoder,
+        cache=None, workers=0, reporter=Recorder(),
+    )  # fmt: skip
+    assert validation_set.evaluate(model).rsum == best.best["rsum"]
+
+
+def test_without_a_validation_split_the_last_model_is_the_best(tmp_path: Path, photos: Path, stage1: Trained) -> None:
+    workspace, reporter = Workspace(tmp_path / "no-val"), Recorder()
+    images = [image for image in tiny_images(photos) if image.split != "val"]
+    prepare(workspace, photos, images, stage1.config)
+    result = train(workspace, 1, stage1.config, reporter=reporter)
+    assert reporter.warnings == ["no validation split: the last epoch's model counts as the best"]
+    assert result.validation == {}
+    best, last = checkpoint(workspace, 1, "best"), checkpoint(workspace, 1, "last")
+    assert best.step == last.step == EPOCHS * STEPS
+    assert fingerprint(best.model) == fingerprint(last.model)
+    assert records(workspace, 1, "validation") == []
+
+
+def test_no_photo_of_the_test_split_is_read(
+    start: Callable[[], tuple[Workspace, Config]],
+) -> None:
+    workspace, config = start()
+    dataset, reporter = workspace.load_dataset(), Recorder()
+    assert not any((dataset.root / image.path).exists() for image in dataset.split("test"))
+    train(workspace, 1, config, fresh=True, reporter=reporter)
+    train(workspace, 2, config, reporter=reporter)
+    assert reporter.warnings == []
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(
+    start: Callable[[], tuple[Workspace, Config]],
+) -> None:
+    (one, config), (two, _), (other, _) = start(), start(), start()
+    train(one, 1, config, fresh=True)
+    torch.rand(7)
+    train(two, 1, config, fresh=True)
+    train(other, 1, config.with_settings(["seed=1"]), fresh=True)
+    assert outcome(one, 1) == outcome(two, 1)
+    assert outcome(one, 1)["last"] != outcome(other, 1)["last"]

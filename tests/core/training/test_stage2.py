@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpce_cli.core.workspace import Workspace
+from tests.core.conftest import Trained
+from tests.core.tiny import BY_HEART, checkpoint, prepare_eight_pairs, records, tiny_config, train
+
+NEGATIVES = {
+    "hardest_in_batch": ["stage2.negatives=hardest_in_batch"],
+    "hardest_in_pool": [
+        "stage2.negatives=hardest_in_pool",
+        "stage2.captions_per_image=1",
+        "stage2.negative_pool=6",
+        "stage2.text_weight=0.1",
+    ],
+}
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_what_the_ranking_loss_asks_for_is_learnt_by_heart(
+    tmp_path: Path, weights: Path, negatives: str, tiny_cnn: None
+) -> None:
+    workspace = Workspace(tmp_path)
+    config = tiny_config(weights, *BY_HEART, *NEGATIVES[negatives], "stage1.epochs=1")
+    prepare_eight_pairs(workspace, config)
+    train(workspace, 1, config)
+    result = train(workspace, 2, config)
+    assert result.validation["rsum"] == 600
+    first, *_, final = records(workspace, 2, "train")
+    assert (final["image_accuracy"], final["text_accuracy"]) == (1, 1)
+    assert final["ranking_loss"] < 0.2 * first["ranking_loss"]
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_the_logged_loss_is_the_weighted_sum_of_its_parts(stage1: Trained, negatives: str) -> None:
+    config = stage1.config.with_settings(NEGATIVES[negatives])
+    train(stage1.workspace, 2, config)
+    weights = config.stage2
+    for record in records(stage1.workspace, 2, "train"):
+        parts = (
+            weights.ranking_weight * record["ranking_loss"]
+            + weights.image_weight * record["image_loss"]
+            + weights.text_weight * record["text_loss"]
+        )
+        assert record["loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_stage_ii_begins_from_stage_i(stage1: Trained) -> None:
+    config = stage1.config.with_settings(["stage2.learning_rate=0", "stage2.epochs=1"])
+    train(stage1.workspace, 2, config)
+    first, second = checkpoint(stage1.workspace, 1, "best"), checkpoint(stage1.workspace, 2, "last")
+    assert second.parent == first.fingerprint
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    changed = [key for key, value in second.model.items() if not torch.equal(value, first.model[key])]
+    assert [key for key in changed if not key.endswith(statistics)] == []
