@@ -122,9 +122,9 @@ def train(root: Path, images: int, workers: int, feature_cache: bool) -> dict[st
     settings = ["stage1.epochs=2", "stage1.multipliers.backbone=0", "stage1.multipliers.backbone_bias=0"]
     clock = EpochClock()
     with tempfile.TemporaryDirectory() as folder:
-        if dataset.config.image.backbone_weights == "none":  # their values cost nothing, but a frozen CNN needs some
-            torch.save(get_model(dataset.config.image.backbone).state_dict(), f"{folder}/weights.pt")
-            settings.append(f"image.backbone_weights={folder}/weights.pt")
+        cnn = get_model(dataset.config.image.backbone.removesuffix("-v1"))
+        torch.save(cnn.state_dict(), f"{folder}/weights.pt")  # random: their values cost no time
+        settings.append(f"image.backbone_weights={folder}/weights.pt")
         workspace = Workspace(Path(folder))
         subset = workspace.save_dataset(
             name=dataset.name,

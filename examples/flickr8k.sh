@@ -17,7 +17,7 @@ if [[ $# -ne 1 || ! -d $1 ]]; then
     echo "DIR is the folder of the official Flickr8k files" >&2
     exit 2
 fi
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""
 sheet="${DPCE_WORKSPACE:-dpce-workspace}/snow.png"
 SECONDS=0
 

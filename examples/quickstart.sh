@@ -5,7 +5,7 @@
 # after the installation. Results go to dpce-workspace, or to $DPCE_WORKSPACE; run again, it continues.
 set -euo pipefail
 
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""
 sheet="${DPCE_WORKSPACE:-dpce-workspace}/taxi.png"
 SECONDS=0
 

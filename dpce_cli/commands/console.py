@@ -83,7 +83,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Print a title and a table on stdout; the last `text_columns` columns are left-aligned, as is the first."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 160
+        console.width = 10_000  # one line a row
     table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         text = index == 0 or index >= len(columns) - text_columns

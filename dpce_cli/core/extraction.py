@@ -10,7 +10,7 @@ from dpce_cli.core.checkpoint import Checkpoint, check_belongs, load_checkpoint
 from dpce_cli.core.checkpoint import restore_image_encoder, restore_text_encoder
 from dpce_cli.core.data.images import read_views
 from dpce_cli.core.encoding import encode_images, encode_text
-from dpce_cli.core.errors import CheckpointError, WorkspaceError
+from dpce_cli.core.errors import CheckpointError, DataError, WorkspaceError
 from dpce_cli.core.feature_cache import FixedViews
 from dpce_cli.core.features import FeatureStore, load_feature_store, open_feature_store
 from dpce_cli.core.progress import Reporter
@@ -62,6 +62,7 @@ def extract_features(
     captions over all placements where it was trained with position shift (Zheng et al. 2020, section 5.1).
 
     Raises:
+        DataError: no photo can be read.
         WorkspaceError: there is no such split, or the store cannot be written.
     """
     images, path, config = dataset.split(split), workspace.features_path(split), checkpoint.config
@@ -86,7 +87,6 @@ def extract_features(
         if (done := store.done("image_embeddings")) < len(images):
             encoder = restore_image_encoder(checkpoint).to(device)
             paths = [image.path for image in images[done:]]
-            unreadable = 0
             with reporter.track(f"embedding {split} photos", len(images), done) as advance:
                 views = read_views(dataset.root, paths, FixedViews(config.image), batch_size=_IMAGES, workers=workers)
                 for positions, batch, problems in views:
@@ -96,11 +96,8 @@ def extract_features(
                         rows[torch.tensor(positions) - first] = encode_images(encoder, batch.to(device))
                     for problem in problems:
                         reporter.warn(f"{problem}: skipped")
-                    unreadable += len(problems)
                     store.append("image_embeddings", rows)
                     advance(len(rows))
-            if unreadable:
-                reporter.warn(f"{unreadable} photos cannot be read; they and their captions are left out of results")
         if (done := store.done("text_embeddings")) < len(captions.token_ids):
             text_encoder = restore_text_encoder(checkpoint).to(device)
             with reporter.track(f"embedding {split} captions", len(captions.token_ids), done) as advance:
@@ -109,6 +106,17 @@ def extract_features(
                     store.append("text_embeddings", encode_text(text_encoder, token_ids, placements=placements))
                     advance(len(token_ids))
         store.finish()
+    unreadable = len(images) - len(load_feature_store(path).image_ids)
+    if unreadable == len(images):
+        path.unlink()
+        raise DataError(
+            f"{dataset.root}: none of the {unreadable} {split} photos can be read; put them there and run again"
+        )
+    if unreadable:
+        reporter.warn(
+            f"{unreadable} of {len(images)} {split} photos could not be read; they and their captions are left out of "
+            f"results; to try them again, delete {path} and run again"
+        )
     return path
 
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.command_line import SCENES, succeed
 
@@ -31,3 +32,16 @@ def prepared(workspace: Path) -> Path:
     for name in ("stage1", "stage2", "features"):
         shutil.rmtree(workspace / "scenes" / name)
     return workspace
+
+
+@pytest.fixture
+def flickr8k_root(tmp_path: Path) -> Path:
+    """Three photos laid out as Flickr8k, without a list of test photos."""
+    root = tmp_path / "flickr8k"
+    (root / "Flicker8k_Dataset").mkdir(parents=True)
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(root / "Flicker8k_Dataset" / f"{name}.jpg")
+    (root / "Flickr8k.token.txt").write_text("".join(f"{name}.jpg#0\tA photo called {name} .\n" for name in "abc"))
+    (root / "Flickr_8k.trainImages.txt").write_text("a.jpg\nb.jpg\n")
+    (root / "Flickr_8k.devImages.txt").write_text("c.jpg\n")
+    return root

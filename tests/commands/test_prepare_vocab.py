@@ -74,21 +74,11 @@ def test_captions_may_lie_outside_the_photos_folder(tmp_path: Path) -> None:
     assert [row.split()[0] for row in outcome.stdout.splitlines()[2:]] == ["train", "val"]
 
 
-def test_flickr8k_without_a_test_list_has_no_test_split(tmp_path: Path) -> None:
-    flickr8k(tmp_path)
-    outcome = succeed("prepare-vocab", "flickr8k", "--root", tmp_path, *TINY, workspace=tmp_path / "w")
+def test_flickr8k_without_a_test_list_has_no_test_split(tmp_path: Path, flickr8k_root: Path) -> None:
+    outcome = succeed("prepare-vocab", "flickr8k", "--root", flickr8k_root, *TINY, workspace=tmp_path / "w")
 
     assert outcome.stdout.splitlines()[0].startswith("flickr8k: ")
     assert [row.split()[:3] for row in outcome.stdout.splitlines()[2:]] == [["train", "2", "2"], ["val", "1", "1"]]
-
-
-def flickr8k(root: Path) -> None:
-    (root / "Flicker8k_Dataset").mkdir()
-    for name in "abc":
-        Image.new("RGB", (8, 8)).save(root / "Flicker8k_Dataset" / f"{name}.jpg")
-    (root / "Flickr8k.token.txt").write_text("".join(f"{name}.jpg#0\tA photo called {name} .\n" for name in "abc"))
-    (root / "Flickr_8k.trainImages.txt").write_text("a.jpg\nb.jpg\n")
-    (root / "Flickr_8k.devImages.txt").write_text("c.jpg\n")
 
 
 @pytest.mark.parametrize("dataset", ["flickr8k", "folder"])

@@ -136,7 +136,7 @@ def test_features_are_computed_again_for_another_cnn_configuration_or_data_set(c
     assert len(case.files()) == 1
     image = case.dataset.config.image
     for change in ({"mirror": True}, {"resize": 48}, {"cached_crops": 2}, {"min_crop_scale": 0.5}):
-        case.features(config=replace(image, **change))  # type: ignore[arg-type]
+        case.features(config=replace(image, **change))
     assert len(case.files()) == 5
     with torch.no_grad():
         next(case.encoder.backbone.parameters()).view(-1)[0] += 1e-3
@@ -149,7 +149,7 @@ def test_features_are_computed_again_for_another_cnn_configuration_or_data_set(c
     case.dataset = replace(case.dataset, root=tmp_path / "moved")
     case.features()
     assert len(case.files()) == 8
-    case.encoder.head[0].weight.data.zero_()  # type: ignore[operator, union-attr]
+    case.encoder.head[0].weight.data.zero_()  # type: ignore[operator]
     case.features("val")
     case.features()
     assert len(case.files()) == 9
@@ -210,5 +210,5 @@ def test_a_damaged_cache_says_what_to_do(case: Case) -> None:
     case.features()
     path = case.workspace.folder / "cache" / case.files()[0]
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(WorkspaceError, match="damaged.*delete it and run `dpce train-stage1` again"):
+    with pytest.raises(WorkspaceError, match=r"damaged.*delete it and run `dpce train-stage1` again"):
         case.features()

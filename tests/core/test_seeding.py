@@ -10,7 +10,7 @@ def test_a_seed_is_the_same_on_every_machine() -> None:
 
 
 def test_different_parts_give_different_seeds() -> None:
-    parts = [(0,), (1,), ("0",), (0, 0), (0, 1), (1, 0), ("a", "b"), ("ab",), ()]
+    parts: list[tuple[int | str, ...]] = [(0,), (1,), ("0",), (0, 0), (0, 1), (1, 0), ("a", "b"), ("ab",), ()]
     assert len({derived_seed(*part) for part in parts}) == len(parts)
 
 

@@ -64,7 +64,7 @@ def test_the_fingerprint_tells_data_sets_apart(tmp_path: Path) -> None:
 def test_a_split_that_is_not_there_is_an_error_that_names_those_that_are(saved: Workspace) -> None:
     dataset = saved.load_dataset()
     assert [image.image_id for image in dataset.split("train")] == ["a/1", "a/2"]
-    with pytest.raises(WorkspaceError, match="data set 'tiny' has no 'val' split; it has: test, train. Choose"):
+    with pytest.raises(WorkspaceError, match=r"data set 'tiny' has no 'val' split; it has: test, train. Choose"):
         dataset.split("val")
 
 
@@ -107,7 +107,7 @@ def test_a_configuration_of_another_version_says_what_to_run(saved: Workspace) -
     about = json.loads(path.read_text())
     del about["config"]["stage1"]["margin"]
     path.write_text(json.dumps(about))
-    with pytest.raises(DpceError, match="stage1 lacks or does not know margin; .*run prepare-vocab again"):
+    with pytest.raises(DpceError, match=r"stage1 lacks or does not know margin; .*run prepare-vocab again"):
         saved.load_dataset()
 
 

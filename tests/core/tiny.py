@@ -143,7 +143,7 @@ def write_photo(path: Path, seed: int) -> None:
 
 def tiny_images(root: Path, *, train: int = TRAIN, val: int = 6) -> list[CaptionedImage]:
     """Photos with two captions each; those of the test split are not on the disk, so that reading one is noticed."""
-    images = []
+    images: list[CaptionedImage] = []
     for split, count in (("train", train), ("val", val), ("test", 2)):
         for index in range(count):
             path = f"{split}{index}.png"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from dpce_cli.core.errors import WorkspaceError
 from dpce_cli.core.training.journal import Journal
@@ -82,7 +82,7 @@ def test_records_that_cannot_be_written_are_a_workspace_error(tmp_path: Path) ->
     journal = Journal(tmp_path, step=0)
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(WorkspaceError, match="No space left on device.*run again to continue"):
+    with pytest.raises(WorkspaceError, match=r"No space left on device.*run again to continue"):
         journal.write("train", 1, {"loss": 1.0})
 
 

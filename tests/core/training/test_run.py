@@ -15,15 +15,36 @@ from torch import Tensor
 
 from dpce_cli.core.checkpoint import fingerprint
 from dpce_cli.core.config import Config
-from dpce_cli.core.errors import CheckpointError, TrainingError
+from dpce_cli.core.errors import CheckpointError, DataError, TrainingError
 from dpce_cli.core.interruption import Interrupted
-from dpce_cli.core.training import run, stage1
+from dpce_cli.core.losses import instance_loss
+from dpce_cli.core.training import run
 from dpce_cli.core.training.batches import Batch
+from dpce_cli.core.training.journal import Journal
 from dpce_cli.core.training.run import StageRun
+from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.validation import ValidationSet
 from dpce_cli.core.workspace import Workspace
 from tests.core.conftest import Trained
-from tests.core.tiny import EPOCHS, STEPS, Recorder, checkpoint, copy, outcome, prepare, records, tiny_images, train
+from tests.core.tiny import (
+    EPOCHS,
+    STEPS,
+    Recorder,
+    checkpoint,
+    copy,
+    outcome,
+    prepare,
+    records,
+    tiny_config,
+    tiny_images,
+    train,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_picture_of_the_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than such training."""
+    monkeypatch.setattr(Journal, "draw_curves", lambda self, path, **options: path.touch())
 
 
 @pytest.fixture(params=["cache", "photos"])
@@ -34,7 +55,7 @@ def start(
     learning_stage1: Trained,
     tiny_cnn: None,
 ) -> Callable[[], tuple[Workspace, Config]]:
-    """Makes equal workspaces with a finished Stage I: a frozen CNN with cached features, or one that learns from photos."""
+    """Makes equal workspaces with a finished Stage I, whose CNN is frozen and cached, or learns from photos."""
     trained = frozen_stage1 if request.param == "cache" else learning_stage1
     config = trained.config
     if request.param == "cache":
@@ -56,28 +77,28 @@ def send_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIG
     monkeypatch.setattr(StageRun, "batches", signalling)
 
 
-@pytest.mark.parametrize("step", [0, 1, STEPS - 1, STEPS + 1, EPOCHS * STEPS - 1])
 @pytest.mark.parametrize("stage", [1, 2])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
-    start: Callable[[], tuple[Workspace, Config]], stage: int, step: int, monkeypatch: pytest.MonkeyPatch
+    start: Callable[[], tuple[Workspace, Config]], stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "_LOG_EVERY", 2)
     whole, config = start()
     expected = train(whole, stage, config, fresh=stage == 1)
 
-    broken, _ = start()
-    with monkeypatch.context() as patch:
-        send_at(patch, step)
-        with pytest.raises(Interrupted, match=f"stopped at step {step + 1}; the same command continues there"):
-            train(broken, stage, config, fresh=stage == 1)
-    assert checkpoint(broken, stage, "last").step == step + 1
+    for step in (0, 1, STEPS - 1, STEPS + 1, EPOCHS * STEPS - 1):
+        broken, _ = start()
+        with monkeypatch.context() as patch:
+            send_at(patch, step)
+            with pytest.raises(Interrupted, match=f"stopped at step {step + 1}; the same command continues there"):
+                train(broken, stage, config, fresh=stage == 1)
+        assert checkpoint(broken, stage, "last").step == step + 1
 
-    reporter = Recorder()
-    result = train(broken, stage, config, reporter=reporter)
-    assert f"continuing {broken.stage_folder(stage) / 'last.pt'} after step {step + 1}" in reporter.notes
-    assert outcome(broken, stage) == outcome(whole, stage)
-    assert result.validation == expected.validation
-    assert result.curves.is_file()
+        reporter = Recorder()
+        result = train(broken, stage, config, reporter=reporter)
+        assert f"continuing {broken.stage_folder(stage) / 'last.pt'} after step {step + 1}" in reporter.notes
+        assert outcome(broken, stage) == outcome(whole, stage)
+        assert result.validation == expected.validation
+        assert result.curves.is_file()
 
 
 def test_sigterm_stops_a_run_as_ctrl_c_does(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +193,7 @@ def test_other_settings_are_refused_by_name(stage1: Trained) -> None:
 def test_another_stage_i_model_is_refused_by_a_begun_stage_ii(stage1: Trained) -> None:
     train(stage1.workspace, 2, stage1.config)
     train(stage1.workspace, 1, stage1.config.with_settings(["seed=1"]), fresh=True)
-    with pytest.raises(CheckpointError, match="the Stage I model.*--fresh"):
+    with pytest.raises(CheckpointError, match=r"the Stage I model.*--fresh"):
         train(stage1.workspace, 2, stage1.config)
 
 
@@ -200,13 +221,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
 
     broken, _ = start()
     calls = iter(range(1000))
-    loss = stage1.instance_loss
 
     def failing(logits: Tensor, ids: Tensor, smoothing: float) -> Tensor:
-        return loss(logits, ids, smoothing) * (math.nan if next(calls) == 2 * (STEPS + 1) else 1)
+        return instance_loss(logits, ids, smoothing) * (math.nan if next(calls) == 2 * (STEPS + 1) else 1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage1, "instance_loss", failing)
+        patch.setattr("dpce_cli.core.training.stage1.instance_loss", failing)
         with pytest.raises(TrainingError) as caught:
             train(broken, 1, config, fresh=True)
     message = str(caught.value)
@@ -256,7 +276,7 @@ def test_the_best_checkpoint_has_the_recall_that_its_epoch_recorded(learning_sta
     assert len(validations) == EPOCHS
     assert best.best["rsum"] == max(record["rsum"] for record in validations)
     assert validations[int(best.best["epoch"]) - 1]["step"] == best.step
-    model, _ = stage1.build_model(workspace.load_dataset(), learning_stage1.config, None)
+    model, _ = build_model(workspace.load_dataset(), learning_stage1.config, None)
     model.load_state_dict(best.model)
     validation_set = ValidationSet(
         workspace.load_dataset(), learning_stage1.config, best.vocabulary, model.image_encoder,
@@ -276,6 +296,31 @@ def test_without_a_validation_split_the_last_model_is_the_best(tmp_path: Path, p
     assert best.step == last.step == EPOCHS * STEPS
     assert fingerprint(best.model) == fingerprint(last.model)
     assert records(workspace, 1, "validation") == []
+
+
+@pytest.fixture
+def own_photos(tmp_path: Path, tiny_cnn: None) -> Trained:
+    """A data set whose photos may be changed, for a CNN that learns from them."""
+    workspace, config = Workspace(tmp_path / "own"), tiny_config(None)
+    prepare(workspace, tmp_path / "photos", tiny_images(tmp_path / "photos"), config)
+    return Trained(workspace, config)
+
+
+def test_a_photo_that_cannot_be_read_is_named_and_skipped(own_photos: Trained) -> None:
+    root, reporter = own_photos.workspace.load_dataset().root, Recorder()
+    (root / "train3.png").write_bytes(b"no image")
+    train(own_photos.workspace, 1, own_photos.config, reporter=reporter)
+    assert len(reporter.warnings) == EPOCHS
+    assert all(f"{root / 'train3.png'}: not a" in warning for warning in reporter.warnings)
+    assert checkpoint(own_photos.workspace, 1, "last").step == EPOCHS * STEPS
+
+
+def test_photos_that_are_all_missing_stop_the_run_with_an_error(own_photos: Trained) -> None:
+    root = own_photos.workspace.load_dataset().root
+    for photo in root.glob("train*"):
+        photo.unlink()
+    with pytest.raises(DataError, match=r"photos: fewer than 2 photos of step 0 can be read; put them there"):
+        train(own_photos.workspace, 1, own_photos.config)
 
 
 def test_no_photo_of_the_test_split_is_read(

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpce_cli.core.features import load_feature_store
+from tests.command_line import dpce, succeed
+
+
+def test_the_table_says_what_was_measured_on_what(workspace: Path) -> None:
+    outcome = succeed("eval", workspace=workspace)
+    fingerprint = load_feature_store(workspace / "scenes" / "features" / "test.h5").meta["checkpoint"]
+
+    title, header, *rows = outcome.stdout.splitlines()
+    assert title.startswith(f"scenes, test split: 6 images, 30 captions; Stage 2 model {fingerprint[:12]}; RSUM ")
+    assert header.split("  ")[0] == "direction"
+    assert [row.split()[0] for row in rows] == ["image-to-text", "text-to-image"]
+    assert outcome.stderr == ""
+
+
+def test_the_json_has_the_numbers_of_the_table(workspace: Path) -> None:
+    title, _, *rows = succeed("eval", workspace=workspace).stdout.splitlines()
+    outcome = succeed("eval", "--json", workspace=workspace)
+
+    metrics = json.loads(outcome.stdout)
+    assert (metrics["dataset"], metrics["split"], metrics["stage"]) == ("scenes", "test", 2)
+    assert title.endswith(f"RSUM {metrics['rsum']:.1f}")
+    for row, name in zip(rows, ("image_to_text", "text_to_image"), strict=True):
+        measured = metrics[name]
+        assert row.split()[1:] == [
+            *(f"{100 * measured[key]:.1f}" for key in ("r1", "r5", "r10")),
+            f"{measured['median_rank']:g}",
+            f"{measured['mean_rank']:.1f}",
+            f"{100 * measured['map']:.1f}",
+        ]
+    assert outcome.stderr == ""
+
+
+def test_another_split_is_evaluated_once_it_is_extracted(workspace: Path) -> None:
+    error = dpce("eval", "--split", "val", workspace=workspace).error
+    assert "val.h5: not found; run 'dpce extract-features --split val'; extracted are: test" in error
+
+    succeed("extract-features", "--split", "val", "--workers", "0", workspace=workspace)
+    assert succeed("eval", "--split", "val", workspace=workspace).stdout.startswith("scenes, val split: ")
+
+
+def test_a_damaged_feature_store_is_refused(workspace: Path) -> None:
+    path = workspace / "scenes" / "features" / "test.h5"
+    path.write_bytes(path.read_bytes()[:2000])
+
+    error = dpce("eval", workspace=workspace).error
+    assert str(path) in error
+    assert "dpce extract-features --split test" in error
+
+
+@pytest.mark.parametrize("arguments", [("--nosuch",), ("--stage", "1"), ("test",)])
+def test_a_wrong_command_line_exits_with_2(workspace: Path, arguments: tuple[str, ...]) -> None:
+    outcome = dpce("eval", *arguments, workspace=workspace)
+
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "Usage: dpce eval" in outcome.stderr

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.command_line import Outcome, dpce, succeed
+
+
+@pytest.fixture
+def photo(finished_workspace: Path) -> Path:
+    return finished_workspace / "scenes" / "photos" / "test" / "000000.png"
+
+
+def _retrieve(workspace: Path, *arguments: str | Path) -> Outcome:
+    return dpce("retrieve", *arguments, workspace=workspace)
+
+
+def _json(workspace: Path, *arguments: str | Path) -> list[dict[str, Any]]:
+    outcome = succeed("retrieve", "--json", *arguments, workspace=workspace)
+    hits: list[dict[str, Any]] = json.loads(outcome.stdout)
+    return hits
+
+
+def test_a_sentence_ranks_photos(workspace: Path) -> None:
+    outcome = _retrieve(workspace, "--query", "a blonde woman", "--top-k", "3")
+
+    assert (outcome.code, outcome.stderr) == (0, "")
+    title, header, *rows = outcome.stdout.splitlines()
+    assert title == "scenes, test split, Stage 2: a blonde woman"
+    assert header.split() == ["rank", "score", "id", "path", "caption"]
+    assert [row.split()[0] for row in rows] == ["1", "2", "3"]
+    assert all(f"{row.split()[2]}.png" == row.split()[3] for row in rows)
+
+
+def test_a_photo_ranks_captions(workspace: Path, photo: Path) -> None:
+    outcome = _retrieve(workspace, "--image", photo)
+
+    assert (outcome.code, outcome.stderr) == (0, "")
+    title, _, *rows = outcome.stdout.splitlines()
+    assert title == f"scenes, test split, Stage 2: {photo}"
+    assert [row.split()[0] for row in rows] == [str(rank) for rank in range(1, 11)]
+
+
+@pytest.mark.parametrize("kind", ["query", "image"])
+def test_the_json_has_the_hits_of_the_table(workspace: Path, photo: Path, kind: str) -> None:
+    arguments = ("--query", "a [bold] man in red") if kind == "query" else ("--image", str(photo))
+    rows = _retrieve(workspace, *arguments).stdout.splitlines()[2:]
+    hits = _json(workspace, *arguments)
+
+    assert [hit["rank"] for hit in hits] == list(range(1, len(hits) + 1))
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    assert [row.split(maxsplit=4) for row in (row.rstrip() for row in rows)] == [
+        [str(hit["rank"]), f"{hit['score']:.3f}", hit["image_id"], hit["path"], hit["caption"]] for hit in hits
+    ]
+
+
+def test_more_results_than_there_are_mean_all_of_them(workspace: Path, photo: Path) -> None:
+    assert len(_json(workspace, "--query", "a man", "--top-k", "999")) == 6
+    assert len(_json(workspace, "--image", photo, "--top-k", "999")) == 30
+
+
+def test_another_split_is_searched(workspace: Path) -> None:
+    succeed("extract-features", "--split", "train", "--workers", "0", workspace=workspace)
+
+    assert {hit["image_id"].split("/")[0] for hit in _json(workspace, "-q", "a man", "--split", "train")} == {"train"}
+
+
+def test_markup_in_a_query_is_printed_as_it_is(workspace: Path) -> None:
+    outcome = succeed("retrieve", "-q", "a [red]man[/red] [/]", workspace=workspace)
+
+    assert outcome.stdout.splitlines()[0] == "scenes, test split, Stage 2: a [red]man[/red] [/]"
+
+
+@pytest.mark.parametrize("kind", ["query", "image"])
+def test_a_contact_sheet_is_drawn(workspace: Path, photo: Path, tmp_path: Path, kind: str) -> None:
+    arguments = ("--query", "a man") if kind == "query" else ("--image", str(photo))
+    sheet = tmp_path / "new folder" / "sheet.png"
+    outcome = succeed("retrieve", *arguments, "--json", "--sheet", sheet, workspace=workspace)
+
+    assert json.loads(outcome.stdout)
+    assert outcome.stderr == f"contact sheet: {sheet}\n"
+    with Image.open(sheet) as image:
+        assert image.format == "PNG"
+        assert image.width > 200
+
+
+def test_unknown_words_are_named_and_ignored(workspace: Path) -> None:
+    known = _json(workspace, "--query", "a blonde woman")
+    outcome = succeed("retrieve", "--json", "--query", "a zyx blonde qwv woman", workspace=workspace)
+
+    assert outcome.stderr == "Warning: unknown words are ignored: zyx, qwv\n"
+    assert json.loads(outcome.stdout) == known
+
+
+def test_a_long_query_is_cut_with_a_warning(workspace: Path) -> None:
+    outcome = succeed("retrieve", "--query", "a man " * 250, workspace=workspace)
+
+    assert outcome.warnings == ["Warning: only the first 32 of 500 known words are read"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("zyx Qwv!", "query 'zyx Qwv!': the model knows none of its words (zyx, qwv); use words of the training"),
+        ("", "query '': the model knows none of its words; use words of the training captions"),
+        (" \n!?", "query ' \\n!?': the model knows none of its words"),
+    ],
+)
+def test_a_query_without_a_known_word_is_refused(workspace: Path, query: str, expected: str) -> None:
+    assert expected in _retrieve(workspace, "--query", query).error
+
+
+def test_a_query_photo_that_is_missing_or_no_image_is_refused(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no image")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:1500])
+
+    missing = _retrieve(workspace, "--image", tmp_path / "missing.png").error
+    assert f"{tmp_path / 'missing.png'}: cannot be read (No such file or directory)" in missing
+    assert f"{tmp_path / 'notes.png'}: not a JPEG, PNG" in _retrieve(workspace, "-i", tmp_path / "notes.png").error
+    assert f"{tmp_path / 'cut.png'}: cannot be read (" in _retrieve(workspace, "-i", tmp_path / "cut.png").error
+    assert f"{tmp_path}: cannot be read (Is a directory)" in _retrieve(workspace, "-i", tmp_path).error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--query", "a man", "--image", "a.png"),
+        ("--query", "a man", "--nosuch"),
+        ("--query", "a man", "--top-k", "0"),
+        ("--query", "a man", "--top-k", "ten"),
+        ("a man",),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(workspace: Path, arguments: tuple[str, ...]) -> None:
+    outcome = _retrieve(workspace, *arguments)
+
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "Usage: dpce retrieve" in outcome.stderr

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dpce_cli.core.checkpoint import load_checkpoint
+from tests.command_line import Outcome, dpce, succeed
+
+
+def _train(workspace: Path, *arguments: str) -> Outcome:
+    return dpce("train-stage2", "--workers", "0", *arguments, workspace=workspace)
+
+
+@pytest.fixture
+def stage1_only(workspace: Path) -> Path:
+    shutil.rmtree(workspace / "scenes" / "stage2")
+    return workspace
+
+
+def test_stage2_begins_from_stage1s_best_model(stage1_only: Path) -> None:
+    outcome = _train(stage1_only)
+    folder = stage1_only / "scenes" / "stage2"
+
+    assert outcome.code == 0
+    best, curves, then = outcome.stdout.splitlines()
+    assert re.fullmatch(rf"best model: {folder}/best\.pt \(validation RSUM \d+\.\d in epoch 1\)", best)
+    assert [curves, then] == [f"curves: {folder}/curves.png", "next: dpce extract-features"]
+    assert "| ranking loss " in outcome.stderr
+    first = load_checkpoint(stage1_only / "scenes" / "stage1" / "best.pt", remedy="")
+    second = load_checkpoint(folder / "best.pt", remedy="")
+    assert (second.stage, second.parent) == (2, first.fingerprint)
+    assert second.fingerprint != first.fingerprint
+
+
+def test_stage2_takes_its_own_settings(stage1_only: Path) -> None:
+    arguments = ("--epochs", "2", "--set", "stage2.margin=0.1", "--set", "stage2.captions_per_image=1",
+                 "--set", "stage2.negatives=hardest_in_pool", "--set", "stage2.negative_pool=8")  # fmt: skip
+    assert _train(stage1_only, *arguments).code == 0
+
+    config = load_checkpoint(stage1_only / "scenes" / "stage2" / "last.pt", remedy="").config
+    assert (config.stage2.epochs, config.stage2.margin, config.stage2.negative_pool) == (2, 0.1, 8)
+
+
+def test_settings_of_stage1_are_refused(stage1_only: Path) -> None:
+    error = _train(stage1_only, "--set", "model.dropout=0.5").error
+
+    assert "--set model.dropout: 0.1 -> 0.5: Stage I decided that; train-stage2 takes stage2.* only" in error
+    assert not (stage1_only / "scenes" / "stage2").exists()
+
+
+def test_a_diverging_loss_ends_the_run_and_names_the_step(stage1_only: Path) -> None:
+    error = _train(stage1_only, "--set", "stage2.learning_rate=1e30").error
+
+    assert re.match(r"Error: stage 2, step \d+: ", error)
+    assert not list((stage1_only / "scenes" / "stage2").glob("*.pt"))
+
+
+def test_stage2_of_another_stage1_model_is_not_continued(workspace: Path) -> None:
+    succeed("train-stage1", "--workers", "0", "--seed", "3", "--fresh", workspace=workspace)
+
+    assert "cannot be continued with other settings: seed: 0 -> 3; the Stage I model" in _train(workspace).error
+    assert _train(workspace, "--fresh").code == 0
+
+
+@pytest.mark.parametrize("arguments", [("--epochs", "0"), ("--seed", "1"), ("--backbone", "resnet18")])
+def test_a_wrong_command_line_exits_with_2(workspace: Path, arguments: tuple[str, ...]) -> None:
+    outcome = _train(workspace, *arguments)
+
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "Usage: dpce train-stage2" in outcome.stderr

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from dpce_cli import __version__
+from dpce_cli.core import preparation
+from tests.command_line import SCENES, check_arguments, dpce, succeed
+
+COMMANDS = [
+    "prepare-vocab",
+    "build-word2vec",
+    "train-stage1",
+    "train-stage2",
+    "extract-features",
+    "eval",
+    "retrieve",
+]
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=120
+    )
+
+
+def _words(help_text: str) -> str:
+    """The words of a help screen, without its boxes and line breaks."""
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", help_text).split())
+
+
+def test_the_module_prints_the_version() -> None:
+    ended = _run("-m", "dpce_cli", "--version")
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"dpce {__version__}\n", "")
+
+
+def test_the_module_reports_a_mistake_in_one_line(tmp_path: Path) -> None:
+    ended = _run("-m", "dpce_cli", "eval", "--workspace", str(tmp_path))
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        f"Error: {tmp_path}: no data set is prepared here; run 'dpce prepare-vocab scenes' (or another data set), "
+        "or name the right folder with --workspace\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["retrieve", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import json, sys\n"
+        "from dpce_cli.app import main\n"
+        f"sys.argv = ['dpce', *{arguments}]\n"
+        "try:\n    main()\n"
+        "finally:\n    print('\\n' + json.dumps(sorted(sys.modules)))"
+    )
+    ended = _run("-c", program)
+
+    assert ended.returncode == 0
+    imported = {name.partition(".")[0] for name in json.loads(ended.stdout.splitlines()[-1])}
+    assert imported & {"torch", "torchvision", "h5py", "gensim", "nltk", "numpy", "matplotlib", "PIL"} == set()
+
+
+def test_help_lists_the_commands_in_the_order_of_their_use() -> None:
+    outcome = succeed("--help")
+
+    assert re.findall(r"^│ ([a-z0-9-]+) ", outcome.stdout.partition("Commands")[2], re.MULTILINE) == COMMANDS
+    assert outcome.stderr == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_that_parses(command: str) -> None:
+    outcome = succeed(command, "--help")
+
+    text = _words(outcome.stdout)
+    assert text.startswith(f"Usage: dpce {command} ")
+    example = re.search(r"Example: dpce ([a-z0-9-]+ .*?) (Arguments|Options) ", text)
+    assert example, text
+    assert example[1].startswith(f"{command} ")
+    check_arguments(example[1])
+    assert succeed(command, "-h").stdout == outcome.stdout
+
+
+@pytest.mark.parametrize("arguments", [("nosuch",), ("--nosuch",), ("eval", "--split")])
+def test_a_wrong_command_line_exits_with_2(arguments: tuple[str, ...]) -> None:
+    outcome = dpce(*arguments)
+
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "╭─ Error ─" in outcome.stderr
+
+
+def test_no_command_shows_the_help() -> None:
+    outcome = dpce()
+
+    assert outcome.code == 2
+    assert _words(outcome.stdout + outcome.stderr).startswith("Usage: dpce [OPTIONS] COMMAND")
+
+
+def test_the_workspace_is_an_option_a_variable_or_a_folder_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DPCE_WORKSPACE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    succeed(*SCENES)
+    monkeypatch.setenv("DPCE_WORKSPACE", str(tmp_path / "variable"))
+    succeed(*SCENES)
+    succeed(*SCENES, workspace=tmp_path / "option")
+
+    assert sorted(os.listdir(tmp_path)) == ["dpce-workspace", "option", "variable"]
+    for name in ("dpce-workspace", "option", "variable"):
+        assert (tmp_path / name / "current").read_text() == "scenes\n"
+
+
+def test_ctrl_c_at_any_moment_ends_in_one_line_and_130(tmp_path: Path) -> None:
+    with patch.object(preparation, "tokenize", side_effect=KeyboardInterrupt):
+        outcome = dpce(*SCENES, workspace=tmp_path)
+
+    assert outcome.code == 130
+    assert outcome.stdout == ""
+    assert outcome.stderr.splitlines()[-1] == "Interrupted: run the same command again to continue"
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
+    with (
+        patch.object(preparation, "tokenize", side_effect=ZeroDivisionError("a bug")),
+        pytest.raises(ZeroDivisionError, match="a bug"),
+    ):
+        dpce(*SCENES, workspace=tmp_path)

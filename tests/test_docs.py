@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from PIL import Image
+
+from dpce_cli import __version__
+from dpce_cli.app import app
+from dpce_cli.core.data.folder import read_folder
+from dpce_cli.core.presets import PRESETS, build_preset
+from tests.command_line import check_arguments
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = sorted([*ROOT.glob("examples/*.sh"), ROOT / ".ci" / "run"])
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def blocks(language: str) -> list[str]:
+    """The contents of README's code blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def command_lines(text: str) -> list[str]:
+    """What follows `dpce` wherever a line begins with it."""
+    return [line.strip().removeprefix("dpce ") for line in text.splitlines() if line.strip().startswith("dpce ")]
+
+
+def example(name: str) -> str:
+    """What follows `dpce` in the example of a command's help."""
+    found = re.search(r"^ *Example: dpce (.+)$", COMMANDS[name].help, flags=re.MULTILINE)
+    assert found, f"dpce {name} has no example"
+    return found[1]
+
+
+DOCUMENTED = sorted(
+    {
+        *(line for block in blocks("sh") for line in command_lines(block)),
+        *(line for script in SCRIPTS for line in command_lines(script.read_text(encoding="utf-8"))),
+        *(example(name) for name in COMMANDS),
+    }
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_readme_has_a_section_and_a_command_line_for_every_command(name: str) -> None:
+    assert f"\n### {name}\n" in README
+    assert any(line.split()[0] == name for block in blocks("sh") for line in command_lines(block))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_in_a_commands_help_is_one_of_that_command(name: str) -> None:
+    assert example(name).split()[0] == name
+
+
+@pytest.mark.parametrize("line", DOCUMENTED)
+def test_every_documented_command_line_parses(line: str) -> None:
+    check_arguments(line)
+
+
+@pytest.mark.parametrize("line", [line for line in DOCUMENTED if "--set" in line])
+def test_every_documented_setting_exists(line: str) -> None:
+    words = shlex.split(line)
+    build_preset("flickr8k").with_settings([words[i + 1] for i, word in enumerate(words) if word == "--set"])
+
+
+def test_the_readme_names_the_presets_that_exist() -> None:
+    header = next(line for line in README.splitlines() if line.startswith("| key |"))
+    assert header.strip("| ").split(" | ")[1:] == list(PRESETS)
+    assert set(re.findall(r"preset `([^`]+)`", README)) <= set(PRESETS)
+    assert all(f"`{name}`" in README for name in PRESETS)
+
+
+def test_the_generated_parts_of_the_readme_are_in_sync() -> None:
+    command = [sys.executable, "-m", "cogapp", "--check", "README.md"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"run `cog -r README.md`: {result.stdout}{result.stderr}"
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
+def test_every_link_of_the_readme_leads_to_a_file(target: str) -> None:
+    assert (ROOT / target).is_file()
+
+
+def test_the_captions_files_in_the_readme_can_be_read(tmp_path: Path) -> None:
+    (table,), (objects,), (lines,) = blocks("csv"), blocks("json"), blocks("text")[:1]
+    for name in ("beach/dog.jpg", "harbour.jpg", "market.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+
+    def captions() -> dict[str, tuple[str, ...]]:
+        read = read_folder(tmp_path, captions=None, val_fraction=0.1, test_fraction=0.1, seed=0)
+        return {image.image_id: image.captions for image in read.images}
+
+    dog = ("a brown dog runs along the water", "a dog, wet, on a beach")
+    (tmp_path / "captions.csv").write_text(table, encoding="utf-8")
+    assert captions()["beach/dog.jpg"] == dog
+    assert len(captions()) == 3
+    (tmp_path / "captions.csv").unlink()
+    (tmp_path / "captions.jsonl").write_text(objects, encoding="utf-8")
+    assert captions() == {"beach/dog.jpg": dog, "harbour.jpg": ("two boats lie in the harbour",)}
+    (tmp_path / "captions.jsonl").unlink()
+    (tmp_path / "harbour.txt").write_text(lines, encoding="utf-8")
+    assert captions() == {"harbour.jpg": tuple(lines.splitlines())}
+
+
+def test_the_newest_version_in_the_changelog_is_the_packages() -> None:
+    versions = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions[0] == __version__
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_the_scripts_are_well_formed_and_can_be_run(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
+    is_sourced = not script.read_text(encoding="utf-8").startswith("#!")
+    assert os.access(script, os.X_OK) != is_sourced
+
+
+def test_the_flickr8k_script_without_a_folder_explains_itself() -> None:
+    result = subprocess.run([ROOT / "examples" / "flickr8k.sh"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("usage: ")
