@@ -6,8 +6,13 @@ from pathlib import Path
 
 import torch
 
-from dpce_cli.core.checkpoint import Checkpoint, check_belongs, load_checkpoint
-from dpce_cli.core.checkpoint import restore_image_encoder, restore_text_encoder
+from dpce_cli.core.checkpoint import (
+    Checkpoint,
+    check_belongs,
+    load_checkpoint,
+    restore_image_encoder,
+    restore_text_encoder,
+)
 from dpce_cli.core.data.images import read_views
 from dpce_cli.core.encoding import encode_images, encode_text
 from dpce_cli.core.errors import CheckpointError, DataError, WorkspaceError

@@ -65,7 +65,9 @@ def test_a_folder_states_its_splits_and_what_is_left_out(tmp_path: Path) -> None
 def test_captions_may_lie_outside_the_photos_folder(tmp_path: Path) -> None:
     root = _folder(tmp_path / "photos", "")
     captions = (root / "captions.csv").rename(tmp_path / "mine.jsonl")
-    captions.write_text('{"image": "a.png", "captions": ["a dog", "one dog"]}\n{"image": "b.png", "caption": "a cat"}\n')
+    captions.write_text(
+        '{"image": "a.png", "captions": ["a dog", "one dog"]}\n{"image": "b.png", "caption": "a cat"}\n'
+    )
     outcome = succeed(
         "prepare-vocab", "folder", "--root", root, "--captions", captions, "--val-fraction", "0.5",
         workspace=tmp_path / "w",
@@ -153,9 +155,7 @@ def test_a_path_below_a_file_cannot_be_a_workspace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("written", ["000003.png", "images.jsonl", "vocabulary.json", "dataset.json", "current"])
-def test_a_full_disk_leaves_no_half_written_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
-) -> None:
+def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
     replace = os.replace
 
     def full(source: Path, target: Path) -> None:

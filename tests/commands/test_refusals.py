@@ -101,9 +101,7 @@ def test_results_need_extracted_features(workspace: Path, arguments: tuple[str, 
     _delete(workspace, "features")
 
     error = dpce(*arguments, workspace=workspace).error
-    assert error == (
-        f"Error: {workspace}/scenes/features/test.h5: not found; run 'dpce extract-features --split test'"
-    )
+    assert error == (f"Error: {workspace}/scenes/features/test.h5: not found; run 'dpce extract-features --split test'")
     succeed("extract-features", "--split", "test", *QUICK, workspace=workspace)
     succeed(*arguments, workspace=workspace)
 
