@@ -15,7 +15,7 @@ def evaluate(
     Example: dpce eval --split val --json
     """
     from dpce_cli.commands.console import print_json, print_table
-    from dpce_cli.core.extraction import load_features
+    from dpce_cli.core.artefacts import load_features
     from dpce_cli.core.metrics import evaluate as measure
     from dpce_cli.core.workspace import Workspace
 

@@ -26,9 +26,9 @@ def extract_features(
     Example: dpce extract-features --split val
     """
     from dpce_cli.commands.console import ConsoleReporter
+    from dpce_cli.core.artefacts import load_best
     from dpce_cli.core.devices import choose_device
     from dpce_cli.core.extraction import extract_features as extract
-    from dpce_cli.core.extraction import load_best
     from dpce_cli.core.workspace import Workspace
 
     place = Workspace(workspace)

@@ -14,20 +14,27 @@ WorkspaceOption = Annotated[
 SplitOption = Annotated[str, typer.Option("--split", help="train, val or test.")]
 StageOption = Annotated[
     int | None,
-    typer.Option("--stage", min=1, max=2, help="Stage whose best model is used.  [default: the last one trained]"),
+    typer.Option("--stage", min=1, max=2, help="Stage whose best model is used.  \\[default: the last one trained]"),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 WorkersOption = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode photos.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing what is there.")]
 EpochsOption = Annotated[
-    int | None, typer.Option("--epochs", min=1, help="Epochs of this stage.  [default: the preset's]")
+    int | None, typer.Option("--epochs", min=1, help="Epochs of this stage.  \\[default: the preset's]")
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Seed of everything random.  [default: the preset's]")
+    int | None, typer.Option("--seed", min=0, help="Seed of everything random.  \\[default: the preset's]")
 ]
 SetOption = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the configuration; may be repeated."),
+]
+FeatureCacheOption = Annotated[
+    bool,
+    typer.Option(
+        "--feature-cache/--no-feature-cache",
+        help="Compute a frozen image CNN's features once, or from fresh random crops each epoch as the paper does.",
+    ),
 ]
 DEFAULT_WORKSPACE = Path("dpce-workspace")

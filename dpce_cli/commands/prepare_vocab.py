@@ -43,7 +43,7 @@ def prepare_vocab(
         int, typer.Option("--test-images", min=1, help="scenes: validation pictures, and as many test pictures.")
     ] = 200,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="scenes, flickr8k or paper-flickr30k.  [default: by data set]")
+        str | None, typer.Option("--preset", help="scenes, flickr8k or paper-flickr30k.  \\[default: by data set]")
     ] = None,
     settings: SetOption = [],  # noqa: B006 - Typer copies it
     seed: SeedOption = None,

@@ -27,7 +27,7 @@ def retrieve(
     if (query is None) == (image is None):
         raise typer.BadParameter("give one of --query and --image")
     from dpce_cli.commands.console import ConsoleReporter, print_json, print_table
-    from dpce_cli.core.extraction import load_features
+    from dpce_cli.core.artefacts import load_features
     from dpce_cli.core.query import embed_photo, embed_sentence
     from dpce_cli.core.retrieval import search_captions, search_images
     from dpce_cli.core.workspace import Workspace

@@ -10,6 +10,7 @@ from dpce_cli.commands.options import (
     DEFAULT_WORKSPACE,
     DeviceOption,
     EpochsOption,
+    FeatureCacheOption,
     FreshOption,
     SeedOption,
     SetOption,
@@ -17,25 +18,17 @@ from dpce_cli.commands.options import (
     WorkspaceOption,
 )
 
-FeatureCacheOption = Annotated[
-    bool,
-    typer.Option(
-        "--feature-cache/--no-feature-cache",
-        help="Compute a frozen image CNN's features once, or from fresh random crops each epoch as the paper does.",
-    ),
-]
-
 
 def train_stage1(
     epochs: EpochsOption = None,
     backbone: Annotated[
         str | None,
-        typer.Option("--backbone", help="resnet18/34/50/101/152, resnet50-v1 or vgg16/19.  [default: the preset's]"),
+        typer.Option("--backbone", help="resnet18/34/50/101/152, resnet50-v1 or vgg16/19.  \\[default: the preset's]"),
     ] = None,
     backbone_weights: Annotated[
         str | None,
         typer.Option(
-            "--backbone-weights", help="A state dict file, imagenet (torchvision's) or none.  [default: the preset's]"
+            "--backbone-weights", help="A state dict file, imagenet (torchvision's) or none.  \\[default: the preset's]"
         ),
     ] = None,
     word_vectors: Annotated[

@@ -6,12 +6,12 @@ from dpce_cli.commands.options import (
     DEFAULT_WORKSPACE,
     DeviceOption,
     EpochsOption,
+    FeatureCacheOption,
     FreshOption,
     SetOption,
     WorkersOption,
     WorkspaceOption,
 )
-from dpce_cli.commands.train_stage1 import FeatureCacheOption
 
 
 def train_stage2(
@@ -31,9 +31,9 @@ def train_stage2(
     """
     from dpce_cli.commands.console import ConsoleReporter
     from dpce_cli.commands.training import print_result
+    from dpce_cli.core.artefacts import load_best
     from dpce_cli.core.config import stage2_config
     from dpce_cli.core.devices import choose_device
-    from dpce_cli.core.extraction import load_best
     from dpce_cli.core.training.run import RunOptions
     from dpce_cli.core.training.stage2 import train_stage2 as train
     from dpce_cli.core.workspace import Workspace

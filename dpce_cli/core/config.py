@@ -115,6 +115,14 @@ class StageConfig:
     """Weight of the image instance loss."""
     text_weight: float
     """Weight of the text instance loss."""
+    label_smoothing: float
+    """Share of the instance loss's target that is spread over all instances; 0 in the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingStageConfig(StageConfig):
+    """Stage II: the ranking loss besides."""
+
     ranking_weight: float
     """Weight of the ranking loss; 0 leaves it out."""
     margin: float
@@ -123,8 +131,6 @@ class StageConfig:
     """Where the ranking loss takes its negatives from."""
     negative_pool: int
     """Captions of other photos that "hardest_in_pool" encodes each step; 256 in the paper."""
-    label_smoothing: float
-    """Share of the instance loss's target that is spread over all instances; 0 in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +144,7 @@ class Config:
     image: ImageConfig
     model: ModelConfig
     stage1: StageConfig
-    stage2: StageConfig
+    stage2: RankingStageConfig
 
     def __post_init__(self) -> None:
         checks = {
@@ -157,9 +163,10 @@ class Config:
                 f"{name}.epochs of at least 1": stage.epochs >= 1,
                 f"{name}.batch_size of at least 2": stage.batch_size >= 2,
                 f"{name}.captions_per_image of at least 1": stage.captions_per_image >= 1,
-                f"{name}.negative_pool of at least 1": stage.negative_pool >= 1,
                 f"{name}.label_smoothing below 1": stage.label_smoothing < 1,
+                f"{name}.multipliers with one above 0": any(dataclasses.astuple(stage.multipliers)),
             }
+        checks["stage2.negative_pool of at least 1"] = self.stage2.negative_pool >= 1
         checks["stage2.captions_per_image = 1 with hardest_in_pool"] = (
             self.stage2.negatives != "hardest_in_pool" or self.stage2.captions_per_image == 1
         )

@@ -1,7 +1,9 @@
-"""Test-time embeddings: averaged over mirror images and over placements, L2-normalised."""
+"""Captions as token ids, and test-time embeddings: averaged over mirror images and placements, L2-normalised."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,12 +12,40 @@ from torch.nn import functional as F
 
 from dpce_cli.core.data.position_shift import place, placement_starts
 from dpce_cli.core.models.text_encoder import TextEncoder
+from dpce_cli.core.text.vocabulary import Vocabulary, pack_token_ids
+from dpce_cli.core.workspace import PreparedImage
 
 if TYPE_CHECKING:
     from dpce_cli.core.models.image_encoder import ImageEncoder
 
 # Rows that pass through the text CNN at once: bounds memory, whatever the number of captions.
 _ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of a sequence of images as token ids."""
+
+    token_ids: Tensor
+    """`(texts, words)` int32, left-aligned, 0 = blank."""
+    image_of_text: Tensor
+    """`(texts,)`, ascending."""
+
+
+def pack_captions(
+    images: Sequence[PreparedImage], prepared: Vocabulary, vocabulary: Vocabulary, max_words: int
+) -> Captions:
+    """Captions in the ids of `vocabulary`, which is `prepared` or a part of it; words outside of it are dropped."""
+    new_id = {old: new for word, old, new in _shared_words(prepared, vocabulary)}
+    owners = [index for index, image in enumerate(images) for _ in image.captions]
+    ids = [[new_id[old] for old in caption if old in new_id] for image in images for caption in image.token_ids]
+    packed, _ = pack_token_ids(ids, max_words)
+    return Captions(torch.from_numpy(packed), torch.tensor(owners, dtype=torch.long))
+
+
+def _shared_words(prepared: Vocabulary, vocabulary: Vocabulary) -> Iterator[tuple[str, int, int]]:
+    for new, word in enumerate(vocabulary.words, start=1):
+        yield word, prepared.token_ids([word])[0], new
 
 
 @torch.inference_mode()

@@ -12,39 +12,15 @@ from torch import Tensor
 
 from dpce_cli.core.checkpoint import fingerprint
 from dpce_cli.core.config import ImageConfig
-from dpce_cli.core.data.images import mirrored, plain_view, read_views, training_view
+from dpce_cli.core.data.images import read_views
+from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.progress import Reporter
-from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.store import open_or_resume, read_store
 from dpce_cli.core.workspace import PreparedDataset, Workspace
 
 _BATCH = 16
-
-
-@dataclass(frozen=True)
-class FixedViews:
-    """The test view of a photo, its mirror image if `config.mirror`, and `crops` random crops: (views, 3, h, w)."""
-
-    config: ImageConfig
-    crops: int = 0
-
-    def __call__(self, image: Image.Image, position: int) -> Tensor:
-        plain = plain_view(image, resize=self.config.resize, crop=self.config.crop)
-        views = [plain, mirrored(plain)] if self.config.mirror else [plain]
-        return torch.stack([*views, *(random_crop(self.config, image, position, crop) for crop in range(self.crops))])
-
-
-def random_crop(config: ImageConfig, image: Image.Image, *seed: int | str) -> Tensor:
-    """A random training crop `(3, h, w)` decided by `seed`."""
-    return training_view(
-        image,
-        crop=config.crop,
-        min_scale=config.min_crop_scale,
-        flip=config.mirror,
-        generator=generator_for(*seed),
-    )
 
 
 def cached_features(

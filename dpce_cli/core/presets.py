@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from dpce_cli.core.config import Config, ImageConfig, LearningRates, ModelConfig, StageConfig, TextConfig
+from dpce_cli.core.config import (
+    Config,
+    ImageConfig,
+    LearningRates,
+    ModelConfig,
+    RankingStageConfig,
+    StageConfig,
+    TextConfig,
+)
 from dpce_cli.core.errors import ConfigError
 
 
@@ -35,10 +44,6 @@ def paper_flickr30k() -> Config:
         warmup_epochs=0.0,
         image_weight=1.0,
         text_weight=1.0,
-        ranking_weight=0.0,  # Stage I has the instance loss only
-        margin=1.0,
-        negatives="hardest_in_pool",
-        negative_pool=256,
         label_smoothing=0.0,
     )
     return Config(
@@ -69,7 +74,7 @@ def paper_flickr30k() -> Config:
             classifier_scale=0.0,
         ),
         stage1=stage1,
-        stage2=replace(
+        stage2=with_ranking(
             stage1,
             epochs=60,  # 40 at 0.1, 20 at 0.01
             milestones=(40,),
@@ -77,8 +82,16 @@ def paper_flickr30k() -> Config:
             ranking_weight=2.0,  # rank : image : text is 2 : 1 : 0.1
             image_weight=1.0,
             text_weight=0.1,
+            margin=1.0,
+            negatives="hardest_in_pool",
+            negative_pool=256,
         ),
     )
+
+
+def with_ranking(stage1: StageConfig, **values: Any) -> RankingStageConfig:
+    """Stage II as Stage I with other `values`."""
+    return RankingStageConfig(**{**vars(stage1), **values})
 
 
 def flickr8k() -> Config:
@@ -123,7 +136,7 @@ def flickr8k() -> Config:
             classifier_scale=16.0,
         ),
         stage1=stage1,
-        stage2=replace(
+        stage2=with_ranking(
             stage1,
             epochs=8,
             batch_size=128,
@@ -131,6 +144,7 @@ def flickr8k() -> Config:
             ranking_weight=2.0,
             margin=0.2,
             negatives="hardest_in_batch",
+            negative_pool=256,  # not used with hardest_in_batch
         ),
     )
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dpce_cli.core.checkpoint import Checkpoint, restore_image_encoder, restore_text_encoder
 from dpce_cli.core.data.images import load_image
+from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.encoding import encode_images, encode_text
 from dpce_cli.core.errors import QueryError
-from dpce_cli.core.feature_cache import FixedViews
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.text.tokenizer import tokenize
 from dpce_cli.core.text.vocabulary import pack_token_ids

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from dpce_cli.commands import console
 from dpce_cli.commands.console import ConsoleReporter, print_table
 
 
@@ -20,7 +19,7 @@ def test_a_log_has_a_line_each_interval_and_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 4.0, 11.0, 12.0, 30.0, 31.0])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("dpce_cli.commands.console.time.monotonic", lambda: next(clock))
     with ConsoleReporter().track("reading", 100, 10) as advance:
         for count in (10, 10, 10, 10, 50):
             advance(count)

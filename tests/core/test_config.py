@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from dpce_cli.core.config import Config, ImageConfig, StageConfig, differences
+from dpce_cli.core.config import Config, ImageConfig, differences
 from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.models.image_encoder import BACKBONES
 from dpce_cli.core.models.text_encoder import MAX_STAGES
@@ -224,8 +224,3 @@ def test_the_configurable_backbones_and_stages_are_those_that_can_be_built() -> 
     assert get_args(get_type_hints(ImageConfig)["backbone"]) == BACKBONES
     with pytest.raises(ConfigError, match=f"1 to {MAX_STAGES} numbers"):
         build_preset("flickr8k").with_settings([f"model.text_blocks={[1] * (MAX_STAGES + 1)}"])
-
-
-def test_stages_share_one_description() -> None:
-    hints = get_type_hints(Config)
-    assert hints["stage1"] is hints["stage2"] is StageConfig

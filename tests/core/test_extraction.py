@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from dpce_cli.core.artefacts import load_best, load_features
 from dpce_cli.core.checkpoint import Checkpoint, restore_image_encoder, restore_text_encoder
 from dpce_cli.core.config import Config
 from dpce_cli.core.data.images import load_image
+from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.encoding import encode_images, encode_text
 from dpce_cli.core.errors import CheckpointError, DataError, WorkspaceError
-from dpce_cli.core.extraction import extract_features, load_best, load_features
-from dpce_cli.core.feature_cache import FixedViews
+from dpce_cli.core.extraction import extract_features
 from dpce_cli.core.features import load_feature_store
 from dpce_cli.core.progress import Advance, Reporter
 from dpce_cli.core.workspace import PreparedDataset, Workspace

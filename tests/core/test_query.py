@@ -8,9 +8,9 @@ import torch
 
 from dpce_cli.core.checkpoint import Checkpoint, restore_image_encoder, restore_text_encoder
 from dpce_cli.core.data.images import load_image
+from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.encoding import encode_images, encode_text
 from dpce_cli.core.errors import DataError, QueryError
-from dpce_cli.core.feature_cache import FixedViews
 from dpce_cli.core.query import embed_photo, embed_sentence
 from tests.core.conftest import Trained
 from tests.core.tiny import Recorder, checkpoint

@@ -29,9 +29,10 @@ class SharedClassifier(nn.Module):
         self.scale = scale
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw the weights from 0.1 * N(0, sqrt(2 / instances)), as the authors' code does."""
+        """Draw the weights from 0.1 * N(0, sqrt(2 / instances)), as the authors' code does; for cosines, length 1."""
+        std = 1 / math.sqrt(self.weight.shape[1]) if self.scale else 0.1 * math.sqrt(2.0 / len(self.weight))
         with torch.no_grad():
-            self.weight.normal_(0.0, 0.1 * math.sqrt(2.0 / len(self.weight)), generator=generator)
+            self.weight.normal_(0.0, std, generator=generator)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Logits `(batch, instances)` of embeddings `(batch, embedding_dim)` after ReLU and dropout."""

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from dpce_cli.core.config import Config, ImageConfig
+from dpce_cli.core.config import Config, ImageConfig, StageConfig
 from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.position_shift import shift_randomly
+from dpce_cli.core.data.views import random_crop
+from dpce_cli.core.encoding import pack_captions
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.feature_cache import cached_features, random_crop
+from dpce_cli.core.feature_cache import cached_features
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.seeding import generator_for
-from dpce_cli.core.text.vocabulary import Vocabulary, pack_token_ids
-from dpce_cli.core.workspace import PreparedDataset, PreparedImage, Workspace
+from dpce_cli.core.text.vocabulary import Vocabulary
+from dpce_cli.core.workspace import PreparedDataset, Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,32 +40,6 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
-
-
-@dataclass(frozen=True)
-class Captions:
-    """The captions of a sequence of images as token ids."""
-
-    token_ids: Tensor
-    """`(texts, words)` int32, left-aligned, 0 = blank."""
-    image_of_text: Tensor
-    """`(texts,)`, ascending."""
-
-
-def pack_captions(
-    images: Sequence[PreparedImage], prepared: Vocabulary, vocabulary: Vocabulary, max_words: int
-) -> Captions:
-    """Captions in the ids of `vocabulary`, which is `prepared` or a part of it; words outside of it are dropped."""
-    new_id = {old: new for word, old, new in _shared_words(prepared, vocabulary)}
-    owners = [index for index, image in enumerate(images) for _ in image.captions]
-    ids = [[new_id[old] for old in caption if old in new_id] for image in images for caption in image.token_ids]
-    packed, _ = pack_token_ids(ids, max_words)
-    return Captions(torch.from_numpy(packed), torch.tensor(owners, dtype=torch.long))
-
-
-def _shared_words(prepared: Vocabulary, vocabulary: Vocabulary) -> Iterator[tuple[str, int, int]]:
-    for new, word in enumerate(vocabulary.words, start=1):
-        yield word, prepared.token_ids([word])[0], new
 
 
 class TrainingSet:
@@ -90,7 +66,7 @@ class TrainingSet:
         reporter: Reporter,
     ) -> None:
         self.root, self.config, self.seed = dataset.root, config, (config.seed, stage)
-        self.stage = config.stage1 if stage == 1 else config.stage2
+        self.stage: StageConfig = config.stage1 if stage == 1 else config.stage2
         self.workers, self.reporter = workers, reporter
         self.images = dataset.split("train")
         captions = pack_captions(self.images, dataset.vocabulary, vocabulary, config.text.max_words)
@@ -134,11 +110,11 @@ class TrainingSet:
                 image_of_text=owner,
             )
 
-    def caption_pool(self, without: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Token and instance ids of `negative_pool` random placed captions of other photos than `without`."""
+    def caption_pool(self, size: int, without: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Token and instance ids of `size` random placed captions of other photos than `without`."""
         generator = generator_for(*self.seed, "pool", step)
         candidates = (~torch.isin(self.image_of_text, without)).nonzero().squeeze(1)
-        drawn = torch.randperm(len(candidates), generator=generator)[: self.stage.negative_pool]
+        drawn = torch.randperm(len(candidates), generator=generator)[:size]
         chosen = candidates[drawn]
         return self._placed(self.token_ids[chosen], generator), self.image_of_text[chosen]
 
@@ -179,4 +155,4 @@ class _TrainingViews:
     start: int
 
     def __call__(self, image: Image.Image, position: int) -> Tensor:
-        return random_crop(self.config, image, *self.seed, self.start + position)
+        return random_crop(self.config, image, "crop", *self.seed, self.start + position)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dpce_cli.core.checkpoint import Checkpoint, check_belongs, load_checkpoint, save_checkpoint
-from dpce_cli.core.config import Config, differences
+from dpce_cli.core.config import Config, StageConfig, differences
 from dpce_cli.core.errors import CheckpointError, DataError, TrainingError
 from dpce_cli.core.interruption import Interrupted
 from dpce_cli.core.models.dual_encoder import DualEncoder
@@ -92,7 +92,7 @@ class StageRun:
         reporter: Reporter,
     ) -> None:
         self.dataset, self.config, self.words, self.number, self.parent = dataset, config, words, stage, parent
-        self.stage = config.stage1 if stage == 1 else config.stage2
+        self.stage: StageConfig = config.stage1 if stage == 1 else config.stage2
         self.options, self.reporter = options, reporter
         self.model = model.to(options.device)
         self.groups = parameter_groups(model, self.stage.multipliers)
@@ -264,6 +264,8 @@ class StageRun:
         checkpoint = load_checkpoint(self.last, remedy=remedy)
         check_belongs(checkpoint, self.dataset, self.last)
         changed = differences(checkpoint.config, self.config)
+        if self.number == 1:
+            changed = [line for line in changed if not line.startswith("stage2.")]
         if (checkpoint.vocabulary, checkpoint.word_vectors) != (self.words.vocabulary, self.words.source):
             changed.append(f"word vectors: {checkpoint.word_vectors} -> {self.words.source}")
         if checkpoint.parent != self.parent:

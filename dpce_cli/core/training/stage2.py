@@ -60,7 +60,7 @@ def train_stage2(
         for batch in run.batches(epoch):
             image = model.image_encoder(batch.images)
             if stage.negatives == "hardest_in_pool":
-                batch = _with_pool_negatives(batch, image, run)
+                batch = _with_pool_negatives(batch, image, run, stage.negative_pool)
             text = model.text_encoder(batch.token_ids)
             image_logits, text_logits = model.classify(image), model.classify(text)
 
@@ -87,14 +87,14 @@ def _comparable(embeddings: Tensor) -> Tensor:
     return F.normalize(F.relu(embeddings), dim=1)
 
 
-def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun) -> Batch:
+def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) -> Batch:
     """The batch's first half as queries with one caption each, and for each query its hardest caption of the pool.
 
     The second half of the photos are the negative images; the pool is embedded in eval mode and without gradients.
     """
     half = len(batch.images) // 2
     own = batch.image_of_text < half
-    token_ids, instance_ids = run.training_set.caption_pool(batch.instance_ids[:half].cpu(), run.step)
+    token_ids, instance_ids = run.training_set.caption_pool(size, batch.instance_ids[:half].cpu(), run.step)
     token_ids, instance_ids = token_ids.to(batch.token_ids.device), instance_ids.to(batch.token_ids.device)
     encoder = run.model.text_encoder.eval()
     with torch.no_grad():

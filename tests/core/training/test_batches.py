@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from dpce_cli.core.config import Config
+from dpce_cli.core.encoding import pack_captions
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.presets import build_preset
 from dpce_cli.core.text.vocabulary import Vocabulary
-from dpce_cli.core.training.batches import Batch, TrainingSet, pack_captions
+from dpce_cli.core.training.batches import Batch, TrainingSet
 from dpce_cli.core.workspace import PreparedDataset, PreparedImage, Workspace
 from tests.core.tiny import Recorder
 
@@ -233,7 +234,7 @@ def test_captions_are_placed_anywhere_or_left_aligned(dataset: PreparedDataset, 
     for shift in (True, False):
         photos = training_set(dataset, encoder, f"model.position_shift={str(shift).lower()}", cache=True)
         rows = [row for epoch in range(20) for batch in photos.batches(epoch) for row in batch.token_ids]
-        rows += list(photos.caption_pool(torch.tensor([0]), step=0)[0])
+        rows += list(photos.caption_pool(256, torch.tensor([0]), step=0)[0])
         starts[shift] = {int(row.nonzero()[0]) for row in rows}
     assert starts == {True: set(range(POSITIONS - 1)), False: {0}}
 
@@ -306,11 +307,11 @@ def test_a_single_usable_photo_is_too_few(tmp_path: Path, encoder: ImageEncoder)
 def test_the_caption_pool_never_holds_an_excluded_photo(
     dataset: PreparedDataset, encoder: ImageEncoder, size: int
 ) -> None:
-    photos = training_set(dataset, encoder, f"stage2.negative_pool={size}", stage=2, cache=True)
+    photos = training_set(dataset, encoder, stage=2, cache=True)
     without = torch.tensor([3, 0, 7])
     available = sum(CAPTION_COUNTS) - 5 - 1 - 4
     for step in range(20):
-        token_ids, instances = photos.caption_pool(without, step)
+        token_ids, instances = photos.caption_pool(size, without, step)
         assert len(token_ids) == len(instances) == min(size, available)
         assert not set(instances.tolist()) & {3, 0, 7}
         owners = [(int(row.max()) - 1) // 9 for row in token_ids]
@@ -319,9 +320,9 @@ def test_the_caption_pool_never_holds_an_excluded_photo(
 
 
 def test_the_caption_pool_depends_on_the_step(dataset: PreparedDataset, encoder: ImageEncoder) -> None:
-    photos = training_set(dataset, encoder, "stage2.negative_pool=5", stage=2, cache=True)
+    photos = training_set(dataset, encoder, stage=2, cache=True)
     without = torch.tensor([1])
-    first, again, other = (photos.caption_pool(without, step) for step in (0, 0, 1))
+    first, again, other = (photos.caption_pool(5, without, step) for step in (0, 0, 1))
     assert first[0].equal(again[0])
     assert first[1].equal(again[1])
     assert not first[0].equal(other[0])

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from dpce_cli.core.data.images import load_image
-from dpce_cli.core.encoding import encode_images, encode_text
+from dpce_cli.core.data.views import FixedViews
+from dpce_cli.core.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.feature_cache import FixedViews
 from dpce_cli.core.metrics import evaluate
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.training.batches import pack_captions
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.validation import ValidationSet
 from dpce_cli.core.workspace import PreparedDataset, Workspace
