@@ -197,14 +197,14 @@ class Config:
             ConfigError: a setting is malformed, its key is unknown, or its value has another type.
         """
         tree = self.to_dict()
+        keys = [key for key in _keys(tree) if key != "preset"]
         for setting in settings:
             key, separator, text = setting.partition("=")
-            *sections, name = key.strip().split(".")
-            branch: Any = tree
-            for section in sections:
-                branch = branch.get(section) if isinstance(branch, dict) else None
-            if not separator or not isinstance(branch, dict) or name not in branch or isinstance(branch[name], dict):
-                raise ConfigError(f"--set {setting}: expected KEY=VALUE with one of {', '.join(_keys(self.to_dict()))}")
+            key = key.strip()
+            if not separator or key not in keys:
+                raise ConfigError(f"--set {setting}: expected KEY=VALUE with one of {', '.join(keys)}")
+            section, _, name = key.rpartition(".")
+            branch = _get(tree, section) if section else tree
             try:
                 branch[name] = json.loads(text)
             except json.JSONDecodeError:

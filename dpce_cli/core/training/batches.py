@@ -68,6 +68,7 @@ class TrainingSet:
         self.root, self.config, self.seed = dataset.root, config, (config.seed, stage)
         self.stage: StageConfig = config.stage1 if stage == 1 else config.stage2
         self.workers, self.reporter = workers, reporter
+        self.unreadable = set[str]()
         self.images = dataset.split("train")
         captions = pack_captions(self.images, dataset.vocabulary, vocabulary, config.text.max_words)
         known = captions.token_ids[:, 0] != 0
@@ -132,8 +133,9 @@ class TrainingSet:
         paths = [self.images[i].path for i in order.tolist()]
         batches = read_views(self.root, paths, view, batch_size=size, workers=self.workers)
         for rows, (positions, photos, problems) in zip(order.split(size), batches, strict=True):
-            for problem in problems:
+            for problem in set(problems) - self.unreadable:
                 self.reporter.warn(f"{problem}: skipped")
+            self.unreadable.update(problems)
             start = positions[0] // size * size if positions else 0
             yield rows[torch.tensor(positions, dtype=torch.long) - start], photos
 

@@ -45,6 +45,7 @@ class ValidationSet:
         self.images = [image for image in dataset.images if image.split == "val"]
         self.captions = pack_captions(self.images, dataset.vocabulary, vocabulary, config.text.max_words)
         self.features = None
+        self.unreadable = set[str]()
         if self.images and cache:
             self.features = cached_features(
                 cache, dataset, encoder, config.image, split="val", workers=workers, reporter=reporter
@@ -75,8 +76,9 @@ class ValidationSet:
             for positions, views, problems in read_views(
                 self.dataset.root, paths, view, batch_size=_BATCH, workers=self.workers
             ):
-                for problem in problems:
+                for problem in set(problems) - self.unreadable:
                     self.reporter.warn(f"{problem}: skipped")
+                self.unreadable.update(problems)
                 if positions:
                     readable[positions] = True
                     embeddings.append(encode_images(model.image_encoder, views.to(device)))
