@@ -102,8 +102,8 @@ def flickr8k() -> Config:
     paper = paper_flickr30k()
     stage1 = replace(
         paper.stage1,
-        epochs=16,
-        batch_size=64,
+        epochs=24,
+        batch_size=32,
         captions_per_image=5,
         optimizer="adamw",
         learning_rate=2e-3,
