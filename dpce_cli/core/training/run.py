@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from torch import Tensor
 from dpce_cli.core.checkpoint import Checkpoint, check_belongs, load_checkpoint, save_checkpoint
 from dpce_cli.core.config import Config, StageConfig, differences
 from dpce_cli.core.errors import CheckpointError, DataError, TrainingError
-from dpce_cli.core.interruption import Interrupted
+from dpce_cli.core.interruption import Interrupted, StopRequest
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.progress import Reporter, duration
 from dpce_cli.core.seeding import derived_seed
@@ -103,7 +100,7 @@ class StageRun:
         self.curves = self.folder / "curves.png"
         self.step, self.best = 0, dict[str, float]()
         self._sums = defaultdict[str, Tensor](lambda: torch.zeros(()))
-        self._stop = False
+        self._stop = StopRequest()
         if self.last.is_file() and not options.fresh:
             self._resume()
         cache = workspace if self.frozen_backbone and options.feature_cache else None
@@ -128,7 +125,7 @@ class StageRun:
         first = self.step // self.steps_per_epoch
         if first >= self.stage.epochs:
             self.reporter.note(f"stage {self.number} is finished; begin anew with --fresh")
-        with self._stopping_between_steps():
+        with self._stop.listening():
             yield from range(first, self.stage.epochs)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -174,11 +171,11 @@ class StageRun:
         end_of_epoch = self.step % self.steps_per_epoch == 0
         if self._since == _LOG_EVERY or end_of_epoch:
             self._log(rate)
-        if (end_of_epoch or self._stop) and not all(
+        if (end_of_epoch or self._stop.made) and not all(
             bool(torch.isfinite(value).all()) for value in self.model.state_dict().values()
         ):
             raise self._diverged("some weights are no longer finite")
-        if self._stop and not end_of_epoch:
+        if self._stop.made and not end_of_epoch:
             self._save(self.last)
             raise self._interrupted()
 
@@ -227,7 +224,7 @@ class StageRun:
         self._save(self.last)
         if line:
             self.reporter.note(f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs} {line}")
-        if self._stop:
+        if self._stop.made:
             raise self._interrupted()
 
     def finish(self) -> StageResult:
@@ -303,21 +300,3 @@ class StageRun:
         for group in self.groups:
             rate = f"{stage.learning_rate * group.multiplier:.3g}" if group.multiplier else "frozen"
             note(f"  {group.name:<16} {group.size:>12,} parameters   lr {rate}")
-
-    @contextmanager
-    def _stopping_between_steps(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(signum: int, frame: object) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
