@@ -38,7 +38,7 @@ def prepare_vocab(
     test_fraction: Annotated[
         float, typer.Option("--test-fraction", help="folder without a split column: share of test photos.")
     ] = 0.1,
-    train_images: Annotated[int, typer.Option("--train-images", min=2, help="scenes: training pictures.")] = 3000,
+    train_images: Annotated[int, typer.Option("--train-images", min=2, help="scenes: training pictures.")] = 1500,
     test_images: Annotated[
         int, typer.Option("--test-images", min=1, help="scenes: validation pictures, and as many test pictures.")
     ] = 200,

@@ -166,8 +166,16 @@ def scenes() -> Config:
             cached_crops=0,
         ),
         model=replace(base.model, word_dim=100),
-        stage1=replace(base.stage1, multipliers=learning),
-        stage2=replace(base.stage2, multipliers=learning),
+        stage1=replace(base.stage1, multipliers=learning, epochs=8, captions_per_image=3),
+        stage2=replace(
+            base.stage2,
+            multipliers=learning,
+            epochs=20,
+            batch_size=32,
+            captions_per_image=3,
+            learning_rate=1.5e-3,
+            ranking_weight=4.0,
+        ),
     )
 
 

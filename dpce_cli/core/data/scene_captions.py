@@ -189,11 +189,10 @@ class _Writer:
 
 
 def _plain(write: _Writer) -> str:
-    """a blonde woman in blue hailing a taxi at night"""
+    """a blonde woman in blue hailing a taxi, half of the time with a detail such as: at night"""
     who = write.people[0]
-    return (
-        f"{write.person(who, brief=True)} {write.doing(who)} {write.rng.choice((write.sky, lambda: write.around(1)))()}"
-    )
+    detail = write.rng.choice(("", "", f" {write.sky()}", f" {write.around(1)}"))
+    return f"{write.person(who, brief=True)} {write.doing(who)}{detail}"
 
 
 def _headline(write: _Writer) -> str:

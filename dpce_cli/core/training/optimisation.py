@@ -62,9 +62,9 @@ def build_optimizer(groups: list[ParameterGroup], stage: StageConfig) -> torch.o
         if group.multiplier > 0:
             learning.append({"params": group.parameters, "multiplier": group.multiplier})
     if stage.optimizer == "adamw":
-        return torch.optim.AdamW(learning, lr=stage.learning_rate, weight_decay=stage.weight_decay)
+        return torch.optim.AdamW(learning, lr=stage.learning_rate, weight_decay=stage.weight_decay, fused=True)
     return torch.optim.SGD(
-        learning, lr=stage.learning_rate, momentum=0.9, nesterov=True, weight_decay=stage.weight_decay
+        learning, lr=stage.learning_rate, momentum=0.9, nesterov=True, weight_decay=stage.weight_decay, fused=True
     )
 
 
