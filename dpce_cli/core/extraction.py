@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dpce_cli.core.checkpoint import (
     Checkpoint,
@@ -15,6 +17,7 @@ from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.errors import DataError
+from dpce_cli.core.feature_cache import cached_test_features
 from dpce_cli.core.features import load_feature_store, open_feature_store
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.store import read_meta
@@ -36,7 +39,8 @@ def extract_features(
     """Embed every photo and caption of a split; an interrupted extraction goes on where it stopped.
 
     Photos are averaged over themselves and their mirror image where the model was trained with mirror images,
-    captions over all placements where it was trained with position shift (Zheng et al. 2020, section 5.1).
+    captions over all placements where it was trained with position shift (Zheng et al. 2020, section 5.1). Where
+    training left the frozen CNN's features of these photos in the cache, they are not computed again.
 
     Raises:
         DataError: no photo can be read.
@@ -64,8 +68,12 @@ def extract_features(
         if (done := store.done("image_embeddings")) < len(images):
             encoder = restore_image_encoder(checkpoint).to(device)
             paths = [image.path for image in images[done:]]
+            views = read_views(dataset.root, paths, FixedViews(config.image), batch_size=_IMAGES, workers=workers)
+            features = cached_test_features(workspace, dataset, encoder, config.image, split=split)
+            if features is not None:
+                reporter.note("taking the image CNN's features from the cache")
+                views = _from_cache(features[done:])
             with reporter.track(f"embedding {split} photos", len(images), done) as advance:
-                views = read_views(dataset.root, paths, FixedViews(config.image), batch_size=_IMAGES, workers=workers)
                 for positions, batch, problems in views:
                     rows = torch.zeros(len(positions) + len(problems), dim)
                     if positions:
@@ -95,3 +103,9 @@ def extract_features(
             f"results; to try them again, delete {path} and run again"
         )
     return path
+
+
+def _from_cache(features: Tensor) -> Iterator[tuple[list[int], Tensor, list[str]]]:
+    """Cached features `(photos, views, feature_dim)` in the form in which `read_views` yields photos."""
+    for start, batch in zip(range(0, len(features), _IMAGES), features.split(_IMAGES), strict=True):
+        yield list(range(start, start + len(batch))), batch, []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -46,17 +48,10 @@ def cached_features(
         DataError: no photo can be read.
         WorkspaceError: the cache cannot be written or is damaged.
     """
-    crops = config.cached_crops if split == "train" else 0
-    views = 1 + config.mirror + crops
     root, paths = dataset.root, [image.path for image in dataset.split(split)]
-    meta = {
-        "cnn": fingerprint(encoder.backbone.state_dict()),
-        "image": asdict(config),
-        "root": str(root),
-        "views": views,
-    }
-    key = hashlib.sha256(json.dumps([meta, paths], sort_keys=True).encode()).hexdigest()[:12]
-    path = workspace.feature_cache_path(split, key)
+    crops = config.cached_crops if split == "train" else 0
+    meta = _meta(dataset, encoder, config, crops)
+    path, views = _path(workspace, split, meta, paths), meta["views"]
     if not path.is_file():
         reporter.note(f"caching the image CNN's features of the {split} photos in {path}")
         device = next(encoder.parameters()).device
@@ -88,7 +83,7 @@ def cached_features(
                     store.append("features", rows)
                     advance(len(rows))
             store.finish()
-    features = torch.from_numpy(read_store(path, remedy="dpce train-stage1").arrays["features"])
+    features = _read(path)
     unreadable = int((~features.flatten(1).any(1)).sum())
     if unreadable == len(paths):
         path.unlink()
@@ -99,6 +94,41 @@ def cached_features(
             f"to try them again, delete {path}"
         )
     return features
+
+
+def cached_test_features(
+    workspace: Workspace, dataset: PreparedDataset, encoder: ImageEncoder, config: ImageConfig, *, split: str
+) -> Tensor | None:
+    """The test views' pooled features of a split's photos, float16 `(images, views, feature_dim)`, if they are cached.
+
+    None also where a photo could not be read when they were.
+    """
+    crops = config.cached_crops if split == "train" else 0
+    paths = [image.path for image in dataset.split(split)]
+    path = _path(workspace, split, _meta(dataset, encoder, config, crops), paths)
+    if not path.is_file():
+        return None
+    features = _read(path)[:, : 1 + config.mirror]
+    return features if bool(features.flatten(1).any(1).all()) else None
+
+
+def _meta(dataset: PreparedDataset, encoder: ImageEncoder, config: ImageConfig, crops: int) -> dict[str, Any]:
+    """What a cache depends on besides the photos' paths."""
+    return {
+        "cnn": fingerprint(encoder.backbone.state_dict()),
+        "image": asdict(config),
+        "root": str(dataset.root),
+        "views": 1 + config.mirror + crops,
+    }
+
+
+def _path(workspace: Workspace, split: str, meta: dict[str, Any], paths: list[str]) -> Path:
+    key = hashlib.sha256(json.dumps([meta, paths], sort_keys=True).encode()).hexdigest()[:12]
+    return workspace.feature_cache_path(split, key)
+
+
+def _read(path: Path) -> Tensor:
+    return torch.from_numpy(read_store(path, remedy="dpce train-stage1").arrays["features"])
 
 
 @dataclass(frozen=True)

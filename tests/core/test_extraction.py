@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -53,7 +54,10 @@ def trained_with_many_photos(tmp_path_factory: pytest.TempPathFactory) -> Worksp
 
 @pytest.fixture
 def many(tmp_path: Path, trained_with_many_photos: Workspace, tiny_cnn: None) -> Workspace:
-    return copy(trained_with_many_photos, tmp_path / "many")
+    """Without the cached features, so that photos are read."""
+    workspace = copy(trained_with_many_photos, tmp_path / "many")
+    shutil.rmtree(workspace.folder / "cache")
+    return workspace
 
 
 def _extract(
@@ -96,6 +100,19 @@ def test_every_photo_and_caption_is_embedded_as_by_itself(many: Workspace, worke
     torch.testing.assert_close(store.text_embeddings, texts, atol=1e-5, rtol=0)
     assert store.image_ids == tuple(image.image_id for image in dataset.split("val"))
     assert store.captions == tuple(caption for image in dataset.split("val") for caption in image.captions)
+
+
+def test_cached_features_stand_in_for_the_photos(
+    many: Workspace, tmp_path: Path, trained_with_many_photos: Workspace
+) -> None:
+    expected = load_feature_store(_extract(many))
+    cached, reporter = copy(trained_with_many_photos, tmp_path / "cached"), Recorder()
+    with patch("dpce_cli.core.data.images.load_image", side_effect=AssertionError("a photo was read")):
+        store = load_feature_store(_extract(cached, reporter=reporter))
+
+    assert "taking the image CNN's features from the cache" in reporter.notes
+    assert store.image_ids == expected.image_ids
+    torch.testing.assert_close(store.image_embeddings, expected.image_embeddings, atol=5e-3, rtol=0)  # float16
 
 
 def test_without_position_shift_captions_are_embedded_left_aligned(many: Workspace) -> None:
