@@ -138,10 +138,10 @@ def flickr8k() -> Config:
         stage1=stage1,
         stage2=with_ranking(
             stage1,
-            epochs=8,
-            batch_size=128,
-            learning_rate=5e-4,
-            ranking_weight=2.0,
+            epochs=16,
+            batch_size=64,
+            learning_rate=1e-3,
+            ranking_weight=4.0,
             margin=0.2,
             negatives="hardest_in_batch",
             negative_pool=256,  # not used with hardest_in_batch
@@ -159,22 +159,20 @@ def scenes() -> Config:
         image=ImageConfig(
             backbone="resnet18",
             backbone_weights="none",
-            resize=64,
-            crop=64,
+            resize=48,
+            crop=48,
             min_crop_scale=0.9,
             mirror=False,  # captions tell left from right
             cached_crops=0,
         ),
         model=replace(base.model, word_dim=100),
-        stage1=replace(base.stage1, multipliers=learning, epochs=8, captions_per_image=3),
+        stage1=replace(base.stage1, multipliers=learning, epochs=12, captions_per_image=3),
         stage2=replace(
             base.stage2,
             multipliers=learning,
-            epochs=20,
+            epochs=22,
             batch_size=32,
             captions_per_image=3,
-            learning_rate=1.5e-3,
-            ranking_weight=4.0,
         ),
     )
 
