@@ -59,6 +59,8 @@ class ModelConfig:
     """Place captions at random among the text CNN's positions, in training and testing; else left-aligned."""
     dropout: float
     """Dropout before the shared classifier, on both embeddings."""
+    relu: bool
+    """Whether the losses see embeddings after a ReLU, as in the paper; else as retrieval compares them."""
     classifier_bias: bool
     """Whether the shared classifier has a bias."""
     classifier_scale: float

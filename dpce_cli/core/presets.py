@@ -69,6 +69,7 @@ def paper_flickr30k() -> Config:
             text_width=1.0,
             word_dim=300,  # GoogleNews word2vec
             position_shift=True,  # section 3.2
+            relu=True,  # section 4.1
             dropout=0.75,  # RC
             classifier_bias=True,  # RC, on Flickr30k with ResNet-50
             classifier_scale=0.0,
@@ -131,6 +132,7 @@ def flickr8k() -> Config:
             embedding_dim=512,
             text_blocks=(1, 1, 1),
             text_width=0.25,
+            relu=False,
             dropout=0.1,
             classifier_bias=False,
             classifier_scale=16.0,
@@ -166,11 +168,11 @@ def scenes() -> Config:
             cached_crops=0,
         ),
         model=replace(base.model, word_dim=100),
-        stage1=replace(base.stage1, multipliers=learning, epochs=12, captions_per_image=3),
+        stage1=replace(base.stage1, multipliers=learning, epochs=8, captions_per_image=3),
         stage2=replace(
             base.stage2,
             multipliers=learning,
-            epochs=22,
+            epochs=14,
             batch_size=32,
             captions_per_image=3,
         ),

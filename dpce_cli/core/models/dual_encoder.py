@@ -35,7 +35,7 @@ class SharedClassifier(nn.Module):
             self.weight.normal_(0.0, std, generator=generator)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Logits `(batch, instances)` of embeddings `(batch, embedding_dim)` after ReLU and dropout."""
+        """Logits `(batch, instances)` of embeddings `(batch, embedding_dim)`."""
         if self.scale:
             return self.scale * F.linear(F.normalize(embeddings, dim=1), F.normalize(self.weight, dim=1), self.bias)
         return F.linear(embeddings, self.weight, self.bias)
@@ -62,9 +62,14 @@ class DualEncoder(nn.Module):
             bias=model.classifier_bias,
             scale=model.classifier_scale,
         )
+        self.activation = nn.ReLU() if model.relu else nn.Identity()
         self.dropout = nn.Dropout(model.dropout)
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Logits `(batch, instances)` of f_img or f_txt `(batch, embedding_dim)`: ReLU -> dropout -> W_share."""
-        logits: Tensor = self.shared_classifier(self.dropout(F.relu(embeddings)))
+        logits: Tensor = self.shared_classifier(self.dropout(self.activation(embeddings)))
         return logits
+
+    def comparable(self, embeddings: Tensor) -> Tensor:
+        """What the ranking loss compares: f `(batch, dim)` after ReLU, L2-normalised (Zheng et al. 2020, 4.2)."""
+        return F.normalize(self.activation(embeddings), dim=1)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dpce_cli.core.checkpoint import Checkpoint
 from dpce_cli.core.config import Config
@@ -65,7 +64,7 @@ def train_stage2(
             image_logits, text_logits = model.classify(image), model.classify(text)
 
             triplets = _pool_triplets if stage.negatives == "hardest_in_pool" else _batch_triplets
-            rank_loss = ranking_loss(*triplets(_comparable(image), _comparable(text), batch), stage.margin)
+            rank_loss = ranking_loss(*triplets(model.comparable(image), model.comparable(text), batch), stage.margin)
             image_loss = instance_loss(image_logits, batch.instance_ids, stage.label_smoothing)
             text_loss = instance_loss(text_logits, batch.text_instance_ids, stage.label_smoothing)
             loss = stage.ranking_weight * rank_loss + stage.image_weight * image_loss + stage.text_weight * text_loss
@@ -82,11 +81,6 @@ def train_stage2(
     return run.finish()
 
 
-def _comparable(embeddings: Tensor) -> Tensor:
-    """What the ranking loss compares: f `(batch, dim)` after ReLU, L2-normalised (Zheng et al. 2020, section 4.2)."""
-    return F.normalize(F.relu(embeddings), dim=1)
-
-
 def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) -> Batch:
     """The batch's first half as queries with one caption each, and for each query its hardest caption of the pool.
 
@@ -98,7 +92,7 @@ def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) 
     token_ids, instance_ids = token_ids.to(batch.token_ids.device), instance_ids.to(batch.token_ids.device)
     encoder = run.model.text_encoder.eval()
     with torch.no_grad():
-        hardest = hardest_in_pool(_comparable(image[:half]), _comparable(encoder(token_ids)))
+        hardest = hardest_in_pool(run.model.comparable(image[:half]), run.model.comparable(encoder(token_ids)))
     encoder.train()
     return replace(
         batch,

@@ -62,9 +62,22 @@ def test_the_classifier_is_drawn_with_a_tenth_of_the_usual_deviation() -> None:
 
 
 def test_classifying_is_relu_then_dropout_then_the_shared_classifier() -> None:
-    model = build().eval()
+    model = build("model.relu=true").eval()
     assert model.classify(embeddings()).equal(model.shared_classifier(embeddings().relu()))
     assert model.classify(-embeddings().abs()).equal(model.shared_classifier(torch.zeros(4, 12)))
+    assert model.comparable(embeddings()).equal(F.normalize(embeddings().relu(), dim=1))
+
+
+def test_without_the_relu_the_losses_see_what_retrieval_compares() -> None:
+    model = build("model.relu=false").eval()
+    assert model.classify(embeddings()).equal(model.shared_classifier(embeddings()))
+    assert model.comparable(embeddings()).equal(F.normalize(embeddings(), dim=1))
+
+
+def test_a_classifier_of_cosines_begins_with_rows_of_length_1() -> None:
+    classifier = SharedClassifier(instances=300, embedding_dim=400, bias=False, scale=16).requires_grad_(False)
+    classifier.reset_parameters(generator_for("classifier"))
+    assert float(classifier.weight.norm(dim=1).mean()) == pytest.approx(1, rel=0.02)
 
 
 def test_dropout_works_in_training_alone() -> None:
