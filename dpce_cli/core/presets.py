@@ -96,9 +96,12 @@ def with_ranking(stage1: StageConfig, **values: Any) -> RankingStageConfig:
 
 
 def flickr8k() -> Config:
-    """A recipe for data sets of some thousand photos that trains on a CPU; departs from the paper where noted.
+    """A recipe for data sets of some thousand photos that trains on a CPU.
 
-    The README's table of departures has the measurements behind it.
+    Departs from Zheng et al. 2020: a classifier of scaled cosines, without a ReLU before it, learns captions in a
+    fraction of the epochs (the README has the measurement); AdamW, a cosine schedule and all five captions of a photo
+    in a step; a small text CNN and embedding; Stage II takes the hardest negatives of the batch with a margin of 0.2
+    (VSE++). The image CNN stays frozen in both stages, so that its features are computed once.
     """
     paper = paper_flickr30k()
     stage1 = replace(
@@ -140,7 +143,7 @@ def flickr8k() -> Config:
         stage1=stage1,
         stage2=with_ranking(
             stage1,
-            epochs=16,
+            epochs=10,
             batch_size=64,
             learning_rate=1e-3,
             ranking_weight=4.0,
@@ -172,7 +175,7 @@ def scenes() -> Config:
         stage2=replace(
             base.stage2,
             multipliers=learning,
-            epochs=14,
+            epochs=22,
             batch_size=32,
             captions_per_image=3,
         ),

@@ -310,8 +310,8 @@ def test_a_photo_that_cannot_be_read_is_named_and_skipped(own_photos: Trained) -
     root, reporter = own_photos.workspace.load_dataset().root, Recorder()
     (root / "train3.png").write_bytes(b"no image")
     train(own_photos.workspace, 1, own_photos.config, reporter=reporter)
-    assert len(reporter.warnings) == EPOCHS
-    assert all(f"{root / 'train3.png'}: not a" in warning for warning in reporter.warnings)
+    (warning,) = reporter.warnings
+    assert f"{root / 'train3.png'}: not a" in warning
     assert checkpoint(own_photos.workspace, 1, "last").step == EPOCHS * STEPS
 
 
