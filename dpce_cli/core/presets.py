@@ -143,9 +143,9 @@ def flickr8k() -> Config:
         stage1=stage1,
         stage2=with_ranking(
             stage1,
-            epochs=10,
-            batch_size=64,
-            learning_rate=1e-3,
+            epochs=4,
+            batch_size=128,
+            learning_rate=2e-4,
             ranking_weight=4.0,
             margin=0.2,
             negatives="hardest_in_batch",
@@ -178,6 +178,7 @@ def scenes() -> Config:
             epochs=22,
             batch_size=32,
             captions_per_image=3,
+            learning_rate=1e-3,
         ),
     )
 
