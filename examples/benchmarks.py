@@ -152,7 +152,7 @@ def rank(texts: int, images: int, dim: int, whole_matrix: bool) -> tuple[float, 
     """Peak memory in MiB above imports and embeddings, and seconds."""
     import torch
 
-    from dpce_cli.core.metrics import rank_embeddings, rank_similarity
+    from dpce_cli.core.ranks import rank_embeddings, rank_similarity
 
     generator = torch.Generator().manual_seed(0)
     image_embeddings = torch.randn(images, dim, generator=generator)

@@ -1,120 +1,16 @@
-"""Ranks and the retrieval measures made of them, for any number of captions per image.
-
-`image_of_text[j]` owns text j. Ranks are 1-based, and ties count against us: the rank of a match is one more
-than the number of non-matching gallery items that are at least as similar to the query, so that embeddings
-which are all alike rank last and not first.
-"""
+"""The retrieval measures, made of the ranks of matches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dpce_cli.core.errors import DataError
-
-SAME_SIMILARITY = 1e-6
-"""Cosines of float32 embeddings that differ by no more are a tie: rounding would decide their order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """Ranks of the matches in both directions; LongTensors on the CPU."""
-
-    image_to_text: Tensor
-    """(images with captions,) best-ranked own caption of each image that has one, in image order."""
-    text_to_image: Tensor
-    """(texts,) own image of each text."""
-    own_captions: Tensor
-    """(texts,) each text in the ranking of all texts by its own image; own captions ahead of it count too."""
-
-
-def rank_similarity(similarity: Tensor, image_of_text: Tensor) -> Ranks:
-    """Ranks of the matches in a similarity matrix (images, texts), where only equal values tie.
-
-    Raises:
-        DataError: a similarity is not finite, or there is no text.
-
-    >>> similarity = torch.tensor([[0.9, 0.2, 0.5], [0.9, 0.1, 0.3]])
-    >>> ranks = rank_similarity(similarity, torch.tensor([0, 0, 1]))
-    >>> ranks.image_to_text.tolist(), ranks.text_to_image.tolist(), ranks.own_captions.tolist()
-    ([1, 2], [2, 1, 2], [1, 3, 2])
-    """
-    _check(similarity, image_of_text, "similarity")
-    own = similarity[image_of_text, torch.arange(len(image_of_text), device=similarity.device)]
-    return _rank((similarity.clone(),), own, image_of_text, chunk=len(similarity))
-
-
-def rank_embeddings(
-    image_embeddings: Tensor, text_embeddings: Tensor, image_of_text: Tensor, *, chunk: int = 128
-) -> Ranks:
-    """Ranks of the matches between L2-normalised embeddings (images, dim) and (texts, dim).
-
-    Holds the similarities of `chunk` images at a time, never all. Cosines within `SAME_SIMILARITY` tie.
-
-    Raises:
-        DataError: an embedding is not finite, or there is no text.
-    """
-    images, texts = image_embeddings.float(), text_embeddings.float()
-    _check(images, image_of_text, "image embeddings")
-    _check(texts, image_of_text, "text embeddings")
-    own = torch.cat(
-        [
-            (some_texts * images[their_images]).sum(dim=1)
-            for some_texts, their_images in zip(
-                torch.split(texts, chunk), torch.split(image_of_text, chunk), strict=True
-            )
-        ]
-    )
-    blocks = (rows @ texts.T for rows in torch.split(images, chunk))
-    return _rank(blocks, own - SAME_SIMILARITY, image_of_text, chunk=chunk)
-
-
-def _check(values: Tensor, image_of_text: Tensor, name: str) -> None:
-    if not len(image_of_text):
-        raise DataError("there is no caption to rank; evaluate a split that has captions")
-    if not bool(torch.isfinite(values).all()):
-        raise DataError(f"{name}: NaN or infinite values cannot be ranked; train or choose another checkpoint")
-
-
-def _rank(blocks: Iterable[Tensor], threshold: Tensor, image_of_text: Tensor, *, chunk: int) -> Ranks:
-    """Count, for each match, the non-matching items at or above its `threshold` (texts,) in one pass.
-
-    `blocks` are successive rows (images, texts) of the similarity; they are overwritten.
-    """
-    texts_ahead = torch.zeros_like(image_of_text)
-    images_ahead = torch.zeros_like(image_of_text)
-    start = 0
-    for block in blocks:
-        of_block = ((image_of_text >= start) & (image_of_text < start + len(block))).nonzero().squeeze(1)
-        row = image_of_text[of_block] - start
-        block[row, of_block] = -torch.inf  # matches never count against each other
-        images_ahead += (block >= threshold).sum(dim=0)
-        for some, rows in zip(torch.split(of_block, chunk), torch.split(row, chunk), strict=True):
-            texts_ahead[some] = (block[rows] >= threshold[some, None]).sum(dim=1)
-        start += len(block)
-    texts_ahead, images_ahead, owner = texts_ahead.cpu(), images_ahead.cpu(), image_of_text.cpu()
-    own_captions = texts_ahead + _position_in_group(texts_ahead, owner)
-    best = torch.full((start,), torch.iinfo(torch.long).max).scatter_reduce(0, owner, own_captions, "amin")
-    return Ranks(
-        image_to_text=best[torch.bincount(owner, minlength=start) > 0],
-        text_to_image=images_ahead + 1,
-        own_captions=own_captions,
-    )
-
-
-def _position_in_group(values: Tensor, groups: Tensor) -> Tensor:
-    """1-based place of each value when the values of its group are put in ascending order."""
-    order = values.argsort(stable=True)
-    order = order[groups[order].argsort(stable=True)]
-    sizes = torch.bincount(groups)
-    first = sizes.cumsum(0) - sizes
-    position = torch.empty_like(values)
-    position[order] = torch.arange(len(values)) - first[groups[order]] + 1
-    return position
+from dpce_cli.core.ranks import position_in_group, rank_by_identity, rank_embeddings
 
 
 def recall_at_k(ranks: Tensor, k: int) -> float:
@@ -154,7 +50,7 @@ def mean_average_precision(ranks: Tensor, query: Tensor) -> float:
     >>> mean_average_precision(torch.tensor([1, 4, 2]), torch.tensor([0, 0, 1]))  # 1/1, 2/4 and 1/2
     0.625
     """
-    precision = _position_in_group(ranks, query).double() / ranks
+    precision = position_in_group(ranks, query).double() / ranks
     matches = torch.bincount(query)
     average = torch.bincount(query, weights=precision)[matches > 0] / matches[matches > 0]
     return float(average.mean())
@@ -227,6 +123,33 @@ def evaluate(
             gallery=images,
         ),
     )
+
+
+def evaluate_by_identity(
+    image_embeddings: Tensor, text_embeddings: Tensor, image_of_text: Tensor, identities: Tensor, *, chunk: int = 128
+) -> DirectionMetrics:
+    """Measure text-to-image retrieval where any image with the identity of a text's image (images,) is a hit.
+
+    The protocol of CUHK-PEDES (Zheng et al. 2020, section 5.1): a recall counts the best ranked image of the person,
+    mean average precision all of them.
+
+    Raises:
+        DataError: an embedding is not finite, or there is no text.
+
+    >>> images, texts = torch.eye(3), torch.tensor([[0.0, 1.0, 0.0], [0.6, 0.0, 0.8]])
+    >>> found = evaluate_by_identity(images, texts, torch.tensor([0, 0]), torch.tensor([7, 7, 8]))
+    >>> found.r1, found.median_rank, round(found.map, 4)  # 1/1 and 2/3; 1/2 and 2/3
+    (0.5, 1.0, 0.7083)
+    """
+    ranks, query = rank_by_identity(image_embeddings, text_embeddings, image_of_text, identities, chunk=chunk)
+    best = torch.full((len(text_embeddings),), len(image_embeddings)).scatter_reduce(0, query, ranks, "amin")
+    return _direction(best, mean_average_precision(ranks, query), gallery=len(image_embeddings))
+
+
+def mean_metrics(folds: Sequence[DirectionMetrics]) -> DirectionMetrics:
+    """The mean of each measure over the folds of a gallery; `queries` and `gallery` are rounded to whole numbers."""
+    mean: dict[str, Any] = {name: fmean(getattr(fold, name) for fold in folds) for name in asdict(folds[0])}
+    return DirectionMetrics(**{**mean, "queries": round(mean["queries"]), "gallery": round(mean["gallery"])})
 
 
 def _direction(ranks: Tensor, average_precision: float, *, gallery: int) -> DirectionMetrics:

@@ -5,108 +5,19 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.metrics import (
     evaluate,
+    evaluate_by_identity,
     mean_average_precision,
+    mean_metrics,
     mean_rank,
     median_rank,
-    rank_embeddings,
-    rank_similarity,
     recall_at_k,
 )
-from tests.oracles import retrieval as oracle
-
-
-@st.composite
-def tied_similarities(draw: st.DrawFn) -> tuple[list[list[float]], list[int]]:
-    """A similarity matrix of few distinct values, and captions in any order with any number per image."""
-    images, texts = draw(st.integers(1, 7)), draw(st.integers(1, 12))
-    value = st.integers(-2, 2).map(float)
-    rows = st.lists(st.lists(value, min_size=texts, max_size=texts), min_size=images, max_size=images)
-    return draw(rows), draw(st.lists(st.integers(0, images - 1), min_size=texts, max_size=texts))
-
-
-@given(tied_similarities())
-def test_ranks_and_precision_of_a_similarity_matrix_equal_the_definitions(
-    case: tuple[list[list[float]], list[int]],
-) -> None:
-    similarity, image_of_text = case
-    owners = torch.tensor(image_of_text)
-    ranks = rank_similarity(torch.tensor(similarity), owners)
-    image_ranks, image_precisions = oracle.image_to_text(similarity, image_of_text)
-    text_ranks, text_precisions = oracle.text_to_image(similarity, image_of_text)
-    assert ranks.image_to_text.tolist() == image_ranks
-    assert ranks.text_to_image.tolist() == text_ranks
-    assert mean_average_precision(ranks.own_captions, owners) == pytest.approx(
-        sum(image_precisions) / len(image_precisions)
-    )
-    assert mean_average_precision(ranks.text_to_image, torch.arange(len(owners))) == pytest.approx(
-        sum(text_precisions) / len(text_precisions)
-    )
-
-
-@given(seed=st.integers(0, 2**31), images=st.integers(1, 9), texts=st.integers(1, 20), chunk=st.integers(1, 25))
-def test_ranks_of_embeddings_equal_the_definitions_whatever_the_chunk(
-    seed: int, images: int, texts: int, chunk: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    # One-hot rows, so that similarities are exactly 0 or 1 and most of them tie.
-    image_embeddings = torch.eye(3)[torch.randint(3, (images,), generator=generator)]
-    text_embeddings = torch.eye(3)[torch.randint(3, (texts,), generator=generator)]
-    image_of_text = torch.randint(images, (texts,), generator=generator)
-    ranks = rank_embeddings(image_embeddings, text_embeddings, image_of_text, chunk=chunk)
-    similarity = (image_embeddings @ text_embeddings.T).tolist()
-    assert ranks.image_to_text.tolist() == oracle.image_to_text(similarity, image_of_text.tolist())[0]
-    assert ranks.text_to_image.tolist() == oracle.text_to_image(similarity, image_of_text.tolist())[0]
-
-
-def test_ranks_of_embeddings_equal_those_of_their_similarity_matrix() -> None:
-    generator = torch.Generator().manual_seed(0)
-    images = F.normalize(torch.randn(60, 16, generator=generator), dim=1)
-    texts = F.normalize(torch.randn(200, 16, generator=generator), dim=1)
-    owners = torch.randint(60, (200,), generator=generator)
-    by_embeddings = rank_embeddings(images, texts, owners, chunk=7)
-    by_matrix = rank_similarity(images.double() @ texts.double().T, owners)
-    assert by_embeddings.image_to_text.equal(by_matrix.image_to_text)
-    assert by_embeddings.text_to_image.equal(by_matrix.text_to_image)
-    assert by_embeddings.own_captions.equal(by_matrix.own_captions)
-
-
-def test_a_matrix_worked_by_hand() -> None:
-    similarity = torch.tensor(
-        [
-            [0.9, 0.4, 0.8, 0.7, 0.1],
-            [0.3, 0.5, 0.2, 0.6, 0.6],
-            [0.9, 0.9, 0.9, 0.9, 0.9],
-        ]
-    )
-    ranks = rank_similarity(similarity, torch.tensor([0, 0, 1, 1, 2]))
-    # Image 0 finds its text 0 first and its text 1 fourth; image 1 its text 3 behind the tied text 4.
-    assert ranks.own_captions.tolist() == [1, 4, 5, 2, 5]
-    assert ranks.image_to_text.tolist() == [1, 2, 5]
-    # Text 0 ties with image 2; text 1 has images 2 and 1 ahead; text 2 is least like its own image 1.
-    assert ranks.text_to_image.tolist() == [2, 3, 3, 3, 1]
-
-
-def test_a_tie_counts_against_us() -> None:
-    ranks = rank_similarity(torch.tensor([[0.5, 0.5], [0.5, 0.5]]), torch.tensor([0, 1]))
-    assert ranks.image_to_text.tolist() == [2, 2]
-    assert ranks.text_to_image.tolist() == [2, 2]
-
-
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_embeddings_that_are_all_alike_rank_last(chunk: int) -> None:
-    """Also where the last block has another size, and so other rounding errors, than the rest."""
-    constant = F.normalize(torch.rand(1, 300, generator=torch.Generator().manual_seed(0)), dim=1)
-    owners = torch.arange(50) // 5
-    ranks = rank_embeddings(constant.expand(10, -1), constant.expand(50, -1), owners, chunk=chunk)
-    assert ranks.image_to_text.tolist() == [46] * 10
-    assert ranks.text_to_image.tolist() == [10] * 50
+from tests.oracles import vsepp
 
 
 def test_an_image_without_captions_is_no_query_but_stays_in_the_gallery() -> None:
@@ -123,6 +34,52 @@ def test_perfect_embeddings_score_one_everywhere() -> None:
     assert metrics.rsum == pytest.approx(600)
     for direction in (metrics.image_to_text, metrics.text_to_image):
         assert (direction.r1, direction.median_rank, direction.mean_rank, direction.map) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("images", [1, 2, 7, 20])  # odd and even numbers of ranks, for the median
+def test_without_ties_the_measures_are_those_of_vsepp(images: int) -> None:
+    generator = torch.Generator().manual_seed(images)
+    owners = torch.arange(5 * images) // 5
+    image_embeddings = F.normalize(torch.randn(images, 8, generator=generator), dim=1)
+    noise = torch.randn(5 * images, 8, generator=generator)
+    text_embeddings = F.normalize(image_embeddings[owners] + 0.5 * noise, dim=1)
+    metrics = evaluate(image_embeddings, text_embeddings, owners)
+    similarity = (image_embeddings.double() @ text_embeddings.double().T).tolist()
+    expected = (vsepp.image_to_text(similarity), vsepp.text_to_image(similarity))
+    for direction, theirs in zip((metrics.image_to_text, metrics.text_to_image), expected, strict=True):
+        ours = (100 * direction.r1, 100 * direction.r5, 100 * direction.r10, direction.median_rank, direction.mean_rank)
+        assert ours == pytest.approx(theirs)
+
+
+def test_where_all_tie_vsepp_goes_by_position_and_we_do_not() -> None:
+    embeddings = torch.ones(2, 1)
+    metrics = evaluate(embeddings, torch.ones(10, 1), torch.arange(10) // 5)
+    assert (vsepp.text_to_image([[1.0] * 10] * 2)[0], metrics.text_to_image.r1) == (50, 0)
+    assert (vsepp.image_to_text([[1.0] * 10] * 2)[0], metrics.image_to_text.r1) == (50, 0)
+
+
+def test_where_every_image_is_its_own_identity_text_to_image_is_plain() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = F.normalize(torch.randn(30, 8, generator=generator), dim=1)
+    texts = F.normalize(torch.randn(90, 8, generator=generator), dim=1)
+    owners = torch.randint(30, (90,), generator=generator)
+    plain = evaluate(images, texts, owners).text_to_image
+    assert evaluate_by_identity(images, texts, owners, torch.randperm(30, generator=generator)) == plain
+
+
+def test_folds_are_averaged_measure_by_measure() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = (
+        evaluate(
+            torch.eye(count), F.normalize(torch.rand(count, count, generator=generator), dim=1), torch.arange(count)
+        )
+        for count in (6, 11)
+    )
+    mean = mean_metrics([one.text_to_image, other.text_to_image])
+    assert mean.r5 == (one.text_to_image.r5 + other.text_to_image.r5) / 2
+    assert mean.median_rank == (one.text_to_image.median_rank + other.text_to_image.median_rank) / 2
+    assert (mean.queries, mean.gallery) == (8, 8)
+    assert mean_metrics([other.image_to_text]) == other.image_to_text
 
 
 def test_random_embeddings_score_about_chance() -> None:
@@ -183,12 +140,6 @@ def test_embeddings_that_are_not_finite_are_refused(value: float) -> None:
 def test_a_split_without_captions_is_refused() -> None:
     with pytest.raises(DataError, match="no caption to rank"):
         evaluate(torch.eye(2), torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
-
-
-def test_the_similarity_matrix_is_left_as_it_was() -> None:
-    similarity = torch.eye(2)
-    rank_similarity(similarity, torch.arange(2))
-    assert similarity.equal(torch.eye(2))
 
 
 @pytest.mark.slow

@@ -37,3 +37,16 @@ def text_to_image(similarity: Sequence[Sequence[float]], image_of_text: Sequence
         ranks.append(ranks_of_matches(scores, matches)[0])
         precisions.append(average_precision(scores, matches))
     return ranks, precisions
+
+
+def text_to_identity(
+    similarity: Sequence[Sequence[float]], image_of_text: Sequence[int], identities: Sequence[int]
+) -> tuple[list[list[int]], list[float]]:
+    """Ranks of all images of the own image's identity, and average precision, of each text."""
+    ranks, precisions = [], []
+    for text, owner in enumerate(image_of_text):
+        scores = [row[text] for row in similarity]
+        matches = [identity == identities[owner] for identity in identities]
+        ranks.append(ranks_of_matches(scores, matches))
+        precisions.append(average_precision(scores, matches))
+    return ranks, precisions
