@@ -12,7 +12,7 @@ from dpce_cli.core.features import FeatureStore
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One ranked answer: an image with its first caption, or a caption with its image."""
+    """One ranked answer: an image with that of its captions nearest to the query, or a caption with its image."""
 
     rank: int
     """From 1."""
@@ -50,18 +50,25 @@ def search_images(
     Raises:
         QueryError: `top_k` is below 1.
     """
-    first_captions = dict(zip(reversed(store.image_of_text.tolist()), reversed(store.captions), strict=True))
     return [
         Hit(
             rank=rank,
             score=score,
             image_id=store.image_ids[image],
             path=store.image_paths[image],
-            caption=first_captions.get(image, ""),
+            caption=_nearest_caption(store, image, query_embedding),
             is_own=None if own_image is None else image == own_image,
         )
         for rank, (image, score) in enumerate(rank_gallery(query_embedding, store.image_embeddings, top_k), 1)
     ]
+
+
+def _nearest_caption(store: FeatureStore, image: int, query_embedding: Tensor) -> str:
+    own = (store.image_of_text == image).nonzero().squeeze(1)
+    if not len(own):
+        return ""
+    ((nearest, _),) = rank_gallery(query_embedding, store.text_embeddings[own], 1)
+    return store.captions[int(own[nearest])]
 
 
 def search_captions(

@@ -44,14 +44,26 @@ def test_less_than_one_result_is_refused(top_k: int) -> None:
         rank_gallery(torch.ones(2), torch.ones(3, 2), top_k)
 
 
-def test_an_image_is_shown_with_its_first_caption_or_none() -> None:
+def test_an_image_is_shown_with_its_caption_nearest_to_the_query_or_none() -> None:
     hits = search_images(STORE, torch.tensor([0.6, 0.8]), 3)
     assert [(hit.rank, hit.image_id, hit.path, hit.caption) for hit in hits] == [
-        (1, "8", "cat.jpg", "a cat"),
+        (1, "8", "cat.jpg", "a small cat"),
         (2, "9", "bird.jpg", ""),
         (3, "7", "dog.jpg", "a dog"),
     ]
     assert [hit.score for hit in hits] == pytest.approx([1, 0.8, 0.6])
+
+
+def test_another_query_brings_out_another_caption_of_an_image() -> None:
+    captions = [
+        next(hit.caption for hit in search_images(STORE, torch.tensor(query), 3) if hit.image_id == "8")
+        for query in ([0.0, 1.0], [1.0, 0.0], [0.3, 0.9])
+    ]
+    assert captions == ["a cat", "a small cat", "a cat"]
+
+
+def test_of_equally_near_captions_the_first_is_shown() -> None:
+    assert [hit.caption for hit in search_images(STORE, torch.zeros(2), 3)] == ["a dog", "a cat", ""]
 
 
 def test_a_caption_is_shown_with_its_image() -> None:
