@@ -12,6 +12,33 @@ class Interrupted(Exception):
     """A person stopped the run; it is saved, and the same command continues it."""
 
 
+@contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Deliver a SIGINT that comes in the block at its end, and a second one at once, as `KeyboardInterrupt`.
+
+    For code that an exception in its midst would break: Python's queues, for one, can keep their lock for good.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received = False
+
+    def receive(signum: int, frame: object) -> None:
+        nonlocal received
+        if received:
+            raise KeyboardInterrupt
+        received = True
+
+    signal.signal(signal.SIGINT, receive)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if received:
+            signal.raise_signal(signal.SIGINT)
+
+
 class StopRequest:
     """Whether a person asked a run to stop, for the run to heed when it can."""
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dpce_cli.core.errors import DataError
+from dpce_cli.core.interruption import interrupts_held_back
 
 View = Callable[[Image.Image, int], Tensor]
 """Makes the uint8 tensor (3, height, width) of an image and its position in the list of paths."""
@@ -144,7 +145,16 @@ def read_views(
         worker_init_fn=_leave_interrupts_to_parent,
         generator=torch.Generator(),  # without it DataLoader would draw from the global one
     )
-    for positions, views, messages in loader:
+    with interrupts_held_back():
+        batches = iter(loader)
+    while True:
+        with (
+            interrupts_held_back()
+        ):  # within, it could leave a queue's lock taken, for the end of the workers to wait for
+            batch = next(batches, None)
+        if batch is None:
+            return
+        positions, views, messages = batch
         yield positions, torch.from_numpy(views), messages
 
 
