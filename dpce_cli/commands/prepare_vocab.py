@@ -14,7 +14,20 @@ from dpce_cli.commands.options import DEFAULT_WORKSPACE, SeedOption, SetOption, 
 class Dataset(StrEnum):
     scenes = "scenes"
     flickr8k = "flickr8k"
+    flickr30k = "flickr30k"
+    coco = "coco"
+    cuhk_pedes = "cuhk-pedes"
     folder = "folder"
+
+
+PRESET_OF = {
+    Dataset.scenes: "scenes",
+    Dataset.flickr8k: "flickr8k",
+    Dataset.flickr30k: "paper-flickr30k",
+    Dataset.coco: "paper-coco",
+    Dataset.cuhk_pedes: "paper-cuhk-pedes",
+    Dataset.folder: "flickr8k",
+}
 
 
 SCENE_SIZE = 96
@@ -24,14 +37,22 @@ def prepare_vocab(
     dataset: Annotated[
         Dataset,
         typer.Argument(
-            help="scenes: cartoons drawn on the spot. flickr8k: the official files. folder: your own photos with "
-            "captions.csv, captions.jsonl or one .txt a photo."
+            help="scenes: cartoons drawn on the spot. flickr8k, flickr30k, coco, cuhk-pedes: the published files. "
+            "folder: your own photos with captions.csv, captions.jsonl or one .txt a photo."
         ),
     ] = Dataset.scenes,
     root: Annotated[Path | None, typer.Option("--root", help="Folder of the photos; not needed for scenes.")] = None,
     captions: Annotated[
         Path | None, typer.Option("--captions", help="folder: the CSV or JSON Lines file, if it lies elsewhere.")
     ] = None,
+    splits: Annotated[
+        str,
+        typer.Option(
+            "--splits",
+            metavar="karpathy|paper|FILE",
+            help="flickr30k, coco: Karpathy's, those of Zheng et al. 2020, or a splits.json.",
+        ),
+    ] = "karpathy",
     val_fraction: Annotated[
         float, typer.Option("--val-fraction", help="folder without a split column: share of validation photos.")
     ] = 0.1,
@@ -43,7 +64,7 @@ def prepare_vocab(
         int, typer.Option("--test-images", min=1, help="scenes: validation pictures, and as many test pictures.")
     ] = 200,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="scenes, flickr8k or paper-flickr30k.  \\[default: by data set]")
+        str | None, typer.Option("--preset", help="A named configuration.  \\[default: by data set]")
     ] = None,
     settings: SetOption = [],  # noqa: B006 - Typer copies it
     seed: SeedOption = None,
@@ -54,37 +75,47 @@ def prepare_vocab(
     Example: dpce prepare-vocab flickr8k --root ~/data/flickr8k
     """
     from dpce_cli.commands.console import ConsoleReporter, print_table
+    from dpce_cli.core.data.coco import read_coco
+    from dpce_cli.core.data.cuhk_pedes import read_cuhk_pedes
+    from dpce_cli.core.data.flickr8k import read_flickr8k
+    from dpce_cli.core.data.flickr30k import read_flickr30k
+    from dpce_cli.core.data.folder import read_folder
+    from dpce_cli.core.data.scenes import build_scenes
+    from dpce_cli.core.data.splits import save_splits
     from dpce_cli.core.preparation import prepare_dataset
     from dpce_cli.core.presets import build_preset
     from dpce_cli.core.workspace import Workspace
 
-    default = "scenes" if dataset is Dataset.scenes else "flickr8k"
     if seed is not None:
         settings = [*settings, f"seed={seed}"]
-    config = build_preset(preset or default).with_settings(settings)
+    config = build_preset(preset or PRESET_OF[dataset]).with_settings(settings)
     reporter = ConsoleReporter()
     if dataset is Dataset.scenes:
-        from dpce_cli.core.data.scenes import build_scenes
-
-        counts = {"train": train_images, "val": test_images, "test": test_images}
-        folder = root or workspace / "scenes" / "photos"
-        captioned = build_scenes(folder, seed=config.seed, counts=counts, size=SCENE_SIZE, reporter=reporter)
-    else:
-        if root is None:
-            raise typer.BadParameter(f"{dataset} needs the folder of its photos", param_hint="--root")
-        if dataset is Dataset.flickr8k:
-            from dpce_cli.core.data.flickr8k import read_flickr8k
-
+        root = root or workspace / "scenes" / "photos"
+    elif root is None:
+        raise typer.BadParameter(f"{dataset} needs the folder of its photos", param_hint="--root")
+    match dataset:
+        case Dataset.scenes:
+            counts = {"train": train_images, "val": test_images, "test": test_images}
+            captioned = build_scenes(root, seed=config.seed, counts=counts, size=SCENE_SIZE, reporter=reporter)
+        case Dataset.flickr8k:
             captioned = read_flickr8k(root)
-        else:
-            from dpce_cli.core.data.folder import read_folder
-
+        case Dataset.flickr30k:
+            captioned = read_flickr30k(root, splits=splits)
+        case Dataset.coco:
+            captioned = read_coco(root, splits=splits, seed=config.seed)
+        case Dataset.cuhk_pedes:
+            captioned = read_cuhk_pedes(root)
+        case Dataset.folder:
             captioned = read_folder(
                 root, captions=captions, val_fraction=val_fraction, test_fraction=test_fraction, seed=config.seed
             )
     for line in captioned.skipped:
         reporter.warn(f"left out: {line}")
     prepared, summaries = prepare_dataset(Workspace(workspace), captioned, config, reporter)
+    if splits == "paper":
+        save_splits(workspace / prepared.name / "splits.json", captioned)
+        reporter.note(f"the ids of each split are in {workspace / prepared.name / 'splits.json'}, a file for --splits")
     print_table(
         f"{prepared.name}: {len(prepared.vocabulary)} words, preset {config.preset}, in {workspace / prepared.name}",
         ("split", "images", "captions", f"over {config.text.max_words} words", "unknown words"),

@@ -71,6 +71,7 @@ def prepare_dataset(
             path=image.path,
             split=image.split,
             captions=image.captions,
+            identity=image.identity,
             token_ids=tuple(tuple(vocabulary.token_ids(caption)) for caption in captions),
         )
         for image, captions in zip(captioned.images, tokens, strict=True)

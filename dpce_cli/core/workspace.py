@@ -3,8 +3,9 @@
     workspace/
       current                     name of the current data set
       flickr8k/                   one folder a data set
-        dataset.json              root, splits, configuration, fingerprints
-        images.jsonl              one image a line: id, path, split, captions, token ids
+        dataset.json              root, configuration, fingerprints
+        splits.json               ids of each split, where the splits were drawn
+        images.jsonl              one image a line: id, path, split, captions, identity, token ids
         vocabulary.json
         word_vectors.h5
         cache/                    pooled CNN features, one file a split and setting
@@ -134,6 +135,7 @@ class Workspace:
                     "path": image.path,
                     "split": image.split,
                     "captions": image.captions,
+                    "identity": image.identity,
                     "token_ids": image.token_ids,
                 }
                 line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
@@ -201,5 +203,6 @@ def _image(record: dict[str, Any]) -> PreparedImage:
         path=record["path"],
         split=record["split"],
         captions=tuple(record["captions"]),
+        identity=record["identity"],
         token_ids=tuple(tuple(ids) for ids in record["token_ids"]),
     )

@@ -11,8 +11,8 @@ from dpce_cli.core.data.reading import (
     CaptionRow,
     Skips,
     captioned_images,
-    folder_names,
     group_captions,
+    layout_error,
     read_lines,
     relative_path,
     scan_files,
@@ -52,7 +52,7 @@ def read_flickr8k(root: Path) -> CaptionedImages:
         skips.add("images in no split", name)
     found = (
         CaptionedImage(image_id=name, path=f"{photos}/{name}", split=split, captions=tuple(captions[name]))
-        for name, split in splits.items()
+        for name, split in sorted(splits.items())
         if name in captions
     )
     return captioned_images("flickr8k", root, found, skips)
@@ -60,7 +60,6 @@ def read_flickr8k(root: Path) -> CaptionedImages:
 
 def _locate(root: Path) -> tuple[str, Path]:
     """The name of the folder of photos, and the folder of the text files."""
-    names = folder_names(root)
     photos = [name for name in _PHOTO_FOLDERS if os.path.isdir(root / name)]
     required = (_TOKENS, _SPLIT_FILES["train"], _SPLIT_FILES["val"])
     texts = [
@@ -68,12 +67,12 @@ def _locate(root: Path) -> tuple[str, Path]:
     ]
     if photos and texts:
         return photos[0], texts[0]
-    raise DataError(
-        f"{root}: not laid out as Flickr8k: expected a folder {' or '.join(_PHOTO_FOLDERS)} of photos, and "
-        f"{', '.join(required)} (here or in Flickr8k_text); found {', '.join(names[:12]) or 'nothing'}"
-        f"{', ...' if len(names) > 12 else ''}; unpack Flickr8k_Dataset.zip and Flickr8k_text.zip, "
-        f"which come from the page of Hodosh, Young and Hockenmaier, "
-        f"'Framing Image Description as a Ranking Task', into one folder"
+    raise layout_error(
+        root,
+        "Flickr8k",
+        f"a folder {' or '.join(_PHOTO_FOLDERS)} of photos, and {', '.join(required)} (here or in Flickr8k_text)",
+        "unpack Flickr8k_Dataset.zip and Flickr8k_text.zip, which come from the page of Hodosh, Young and "
+        "Hockenmaier, 'Framing Image Description as a Ranking Task', into one folder",
     )
 
 

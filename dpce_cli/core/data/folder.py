@@ -68,7 +68,7 @@ def read_folder(
     splits = _stated_splits(rows) or _drawn_splits(sorted(grouped), val_fraction, test_fraction, seed)
     found = (
         CaptionedImage(image_id=path, path=path, split=splits[path], captions=tuple(texts))
-        for path, texts in grouped.items()
+        for path, texts in sorted(grouped.items())
     )
     return captioned_images("folder", root, found, skips)
 

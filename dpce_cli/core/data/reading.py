@@ -78,6 +78,20 @@ def folder_names(folder: Path) -> list[str]:
         raise _unlistable(folder, error) from error
 
 
+def layout_error(root: Path, name: str, expected: str, remedy: str) -> DataError:
+    """What a data set's folder should hold, what it holds, and what to do about it.
+
+    Raises:
+        DataError: no such folder, or it cannot be listed.
+    """
+    found = folder_names(root)
+    listed = ", ".join(found[:12]) or "nothing"
+    return DataError(
+        f"{root}: not laid out as {name}: expected {expected}; found {listed}{', ...' if len(found) > 12 else ''}; "
+        f"{remedy}"
+    )
+
+
 def scan_files(root: Path, folder: str = "", suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
     """Sorted POSIX paths, relative to `root`, of the files in `root / folder` and below that have a suffix.
 
@@ -155,7 +169,7 @@ def group_captions(rows: Iterable[CaptionRow], *, images: Set[str], place: str, 
     captions: dict[str, list[str]] = {}
     seen: set[tuple[str, str, str]] = set()
     for row in rows:
-        image = relative_path(row.image, row.where)
+        image = row.image if row.image in images else relative_path(row.image, row.where)
         caption = _SPACES.sub(" ", row.caption).strip()
         _check_encodable(caption, row.where)
         if image not in images:
@@ -173,12 +187,12 @@ def group_captions(rows: Iterable[CaptionRow], *, images: Set[str], place: str, 
 
 
 def captioned_images(name: str, root: Path, images: Iterable[CaptionedImage], skips: Skips) -> CaptionedImages:
-    """The data set of `images`, sorted by `image_id`.
+    """The data set of `images`, in their order.
 
     Raises:
         DataError: there are none.
     """
-    ordered = tuple(sorted(images, key=lambda image: image.image_id))
+    ordered = tuple(images)
     if not ordered:
         reasons = "; ".join(skips.lines()) or "it holds no images"
         raise DataError(f"{root}: no image with a caption is left to read ({reasons})")

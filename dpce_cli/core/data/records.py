@@ -10,7 +10,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionedImage:
-    """One image and its captions: one class of the instance loss."""
+    """One image and its captions: a class of the instance loss, unless it shares its identity's."""
 
     image_id: str
     """Unique within the data set; what results are reported under."""
@@ -20,6 +20,8 @@ class CaptionedImage:
     """One of `SPLITS`."""
     captions: tuple[str, ...]
     """At least one; whitespace-trimmed, never empty."""
+    identity: str | None = None
+    """Who or what is shown, where other images may show the same: they are one class. None: the image is its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

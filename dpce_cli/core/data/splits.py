@@ -1,0 +1,47 @@
+"""Which image is trained on and which is evaluated on, where captions and splits come from different files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from dpce_cli.core.data.annotations import ListedImage, read_json, texts_of
+from dpce_cli.core.data.reading import Skips
+from dpce_cli.core.data.records import SPLITS, CaptionedImages
+from dpce_cli.core.errors import DataError
+from dpce_cli.core.files import write_json
+
+
+def save_splits(path: Path, captioned: CaptionedImages) -> None:
+    """Write the ids of each split as JSON: `{"train": [...], "val": [...], "test": [...]}`.
+
+    Raises:
+        WorkspaceError: the file cannot be written.
+    """
+    ids = {split: [image.image_id for image in captioned.images if image.split == split] for split in SPLITS}
+    write_json(path, ids)
+
+
+def read_splits(path: Path) -> dict[str, str]:
+    """The split of each id in a file of `save_splits`.
+
+    Raises:
+        DataError: not such a file, or an id in two splits.
+    """
+    data = read_json(path, frozenset(SPLITS))
+    splits: dict[str, str] = {}
+    for split in SPLITS:
+        for image_id in texts_of(data, split, str(path)):
+            if splits.setdefault(image_id, split) != split:
+                raise DataError(f"{path}: {image_id!a} is in {splits[image_id]} and in {split}; choose one")
+    return splits
+
+
+def with_splits(listed: Iterable[ListedImage], splits: Mapping[str, str], skips: Skips) -> Iterator[ListedImage]:
+    """The images with their splits, given by id; those in none are counted in `skips`."""
+    for image in listed:
+        if (split := splits.get(image.image_id)) is None:
+            skips.add("images in no split", image.image_id)
+        else:
+            yield dataclasses.replace(image, split=split)
