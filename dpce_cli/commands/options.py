@@ -37,4 +37,8 @@ FeatureCacheOption = Annotated[
         help="Compute a frozen image CNN's features once, or from fresh random crops each epoch as the paper does.",
     ),
 ]
+ShowConfigOption = Annotated[
+    bool,
+    typer.Option("--show-config", help="Train nothing; print settings, learning rates, sizes and estimated memory."),
+]
 DEFAULT_WORKSPACE = Path("dpce-workspace")

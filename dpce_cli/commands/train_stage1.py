@@ -14,6 +14,7 @@ from dpce_cli.commands.options import (
     FreshOption,
     SeedOption,
     SetOption,
+    ShowConfigOption,
     WorkersOption,
     WorkspaceOption,
 )
@@ -23,7 +24,11 @@ def train_stage1(
     epochs: EpochsOption = None,
     backbone: Annotated[
         str | None,
-        typer.Option("--backbone", help="resnet18/34/50/101/152, resnet50-v1 or vgg16/19.  \\[default: the preset's]"),
+        typer.Option(
+            "--backbone",
+            help="resnet18/34/50/101/152, resnet50-v1/-caffe, vgg16/19 or vgg16/19-caffe.  "
+            "\\[default: the preset's]",
+        ),
     ] = None,
     backbone_weights: Annotated[
         str | None,
@@ -42,6 +47,7 @@ def train_stage1(
     settings: SetOption = [],  # noqa: B006 - Typer copies it
     seed: SeedOption = None,
     fresh: FreshOption = False,
+    show_config: ShowConfigOption = False,
     device: DeviceOption = "auto",
     workers: WorkersOption = 2,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -51,11 +57,13 @@ def train_stage1(
     Example: dpce train-stage1 --backbone resnet50-v1 --backbone-weights resnet50-imagenet-v1.pth
     """
     from dpce_cli.commands.console import ConsoleReporter
-    from dpce_cli.commands.training import print_result
+    from dpce_cli.commands.training import print_plan, print_result
     from dpce_cli.core.devices import choose_device
     from dpce_cli.core.preparation import load_initial_vectors
+    from dpce_cli.core.training.plan import plan_stage
     from dpce_cli.core.training.run import RunOptions
     from dpce_cli.core.training.stage1 import train_stage1 as train
+    from dpce_cli.core.training.stage1 import word_table
     from dpce_cli.core.workspace import Workspace
 
     place = Workspace(workspace)
@@ -71,5 +79,11 @@ def train_stage1(
         [*settings, *(f"{key}={value}" for key, value in named.items() if value is not None)]
     )
     vectors = load_initial_vectors(place, dataset) if word_vectors else None
+    if show_config:
+        words = word_table(dataset, config, vectors)
+        classes = len(dataset.split("train"))
+        plan = plan_stage(dataset, config, words, stage=1, feature_cache=feature_cache, classes=classes)
+        print_plan(plan, config)
+        return
     options = RunOptions(device=choose_device(device), workers=workers, feature_cache=feature_cache, fresh=fresh)
     print_result(train(place, dataset, config, vectors, options, ConsoleReporter()), then="dpce train-stage2")

@@ -74,6 +74,20 @@ def test_options_change_the_configuration(prepared: Path) -> None:
     assert checkpoint.step == 6
 
 
+def test_the_plan_is_printed_and_nothing_is_trained(prepared: Path) -> None:
+    outcome = _train(prepared, "--show-config", "--epochs", "7", "--set", "image.backbone_weights=imagenet")
+
+    assert (outcome.code, outcome.stderr) == (0, "")
+    lines = [line.rstrip() for line in outcome.stdout.splitlines()]
+    assert lines[0] == "preset scenes, with all settings as --set takes them:"
+    assert {"seed=0", "stage1.epochs=7", "image.backbone_weights=imagenet"} <= set(lines)
+    assert {"classes: 12", "steps: 7 epochs of 3, 21 altogether"} <= set(lines)
+    assert any(re.fullmatch(r"words +[\d,]+ +0\.000667 +0\.00\d+", line) for line in lines)
+    assert re.fullmatch(r"vocabulary: \d+ words with 12-d vectors \(word2vec trained on the captions\)", lines[-4])
+    assert lines[-1].startswith("memory on the device, estimated: ")
+    assert not (prepared / "scenes" / "stage1").exists()
+
+
 def test_a_frozen_cnn_is_read_from_the_feature_cache(prepared: Path, tmp_path: Path) -> None:
     weights = save_weights(tmp_path / "weights.pt", TinyCNN())
     arguments = ("--backbone-weights", str(weights), "--set", "stage1.multipliers.backbone=0",

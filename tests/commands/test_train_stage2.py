@@ -71,3 +71,13 @@ def test_a_wrong_command_line_exits_with_2(workspace: Path, arguments: tuple[str
 
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "Usage: dpce train-stage2" in outcome.stderr
+
+
+def test_the_plan_is_printed_and_nothing_is_trained(workspace: Path) -> None:
+    before = (workspace / "scenes" / "stage2" / "best.pt").stat()
+    outcome = dpce("train-stage2", "--show-config", "--set", "stage2.margin=0.3", "--fresh", workspace=workspace)
+
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert "\nstage2.margin=0.3\n" in outcome.stdout
+    assert "\nclasses: 12\n" in outcome.stdout
+    assert (workspace / "scenes" / "stage2" / "best.pt").stat() == before

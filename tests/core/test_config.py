@@ -235,3 +235,10 @@ def test_the_configurable_backbones_and_stages_are_those_that_can_be_built() -> 
     assert get_args(get_type_hints(ImageConfig)["backbone"]) == BACKBONES
     with pytest.raises(ConfigError, match=f"1 to {MAX_STAGES} numbers"):
         build_preset("flickr8k").with_settings([f"model.text_blocks={[1] * (MAX_STAGES + 1)}"])
+
+
+def test_the_settings_of_a_configuration_make_another_into_it() -> None:
+    config, other = build_preset("paper-flickr30k"), build_preset("scenes")
+    assert replace(other.with_settings(config.settings()), preset=config.preset) == config
+    assert "image.backbone_weights=imagenet" in config.settings()
+    assert "model.text_blocks=[3, 4, 6, 1]" in config.settings()

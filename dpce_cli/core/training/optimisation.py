@@ -53,14 +53,19 @@ def _kind(module_name: str, module: nn.Module, name: str) -> str:
     return "bias" if bias else "weight"
 
 
-def build_optimizer(groups: list[ParameterGroup], stage: StageConfig) -> torch.optim.Optimizer:
-    """The stage's optimizer over the groups that learn; those with multiplier 0 stop requiring gradients."""
-    learning = []
+def freeze(groups: list[ParameterGroup]) -> None:
+    """Let the groups with multiplier 0, and no others, stop requiring gradients."""
     for group in groups:
         for parameter in group.parameters:
             parameter.requires_grad_(group.multiplier > 0)
-        if group.multiplier > 0:
-            learning.append({"params": group.parameters, "multiplier": group.multiplier})
+
+
+def build_optimizer(groups: list[ParameterGroup], stage: StageConfig) -> torch.optim.Optimizer:
+    """The stage's optimizer over the groups that learn; the others are frozen."""
+    freeze(groups)
+    learning = [
+        {"params": group.parameters, "multiplier": group.multiplier} for group in groups if group.multiplier > 0
+    ]
     if stage.optimizer == "adamw":
         return torch.optim.AdamW(learning, lr=stage.learning_rate, weight_decay=stage.weight_decay, fused=True)
     return torch.optim.SGD(

@@ -69,11 +69,7 @@ def build_model(
             "an image CNN without pretrained weights cannot stay frozen; name weights with --backbone-weights, "
             "or train it with --set stage1.multipliers.backbone=1"
         )
-    words = WordTable(
-        vocabulary=word_vectors.vocabulary if word_vectors else dataset.vocabulary,
-        word_dim=word_vectors.matrix.shape[1] if word_vectors else config.model.word_dim,
-        source=word_vectors.source if word_vectors else "random",
-    )
+    words = word_table(dataset, config, word_vectors)
     weights = None
     if config.image.backbone_weights != "none":
         weights = load_backbone_weights(config.image.backbone, config.image.backbone_weights)
@@ -92,3 +88,12 @@ def build_model(
         with torch.no_grad():
             model.text_encoder.words.weight[1:] = torch.from_numpy(word_vectors.matrix)
     return model, words
+
+
+def word_table(dataset: PreparedDataset, config: Config, word_vectors: WordVectors | None) -> WordTable:
+    """The words of `word_vectors`, or without them all of the prepared vocabulary's."""
+    return WordTable(
+        vocabulary=word_vectors.vocabulary if word_vectors else dataset.vocabulary,
+        word_dim=word_vectors.matrix.shape[1] if word_vectors else config.model.word_dim,
+        source=word_vectors.source if word_vectors else "random",
+    )

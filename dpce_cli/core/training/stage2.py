@@ -42,14 +42,13 @@ def train_stage2(
         config, vocabulary_size=len(first.vocabulary), word_dim=first.word_dim, instances=first.instances
     )
     model.load_state_dict(first.model)
-    words = WordTable(vocabulary=first.vocabulary, word_dim=first.word_dim, source=first.word_vectors)
     run = StageRun(
         workspace,
         dataset,
         config,
         model,
         stage=2,
-        words=words,
+        words=word_table(first),
         parent=first.fingerprint,
         options=options,
         reporter=reporter,
@@ -115,3 +114,8 @@ def _batch_triplets(image: Tensor, text: Tensor, batch: Batch) -> tuple[Tensor, 
     hardest_text, hardest_image = hardest_in_batch(similarity, batch.instance_ids, batch.text_instance_ids)
     owner, column = batch.image_of_text, torch.arange(len(text), device=text.device)
     return similarity[owner, column], similarity[owner, hardest_text[owner]], similarity[hardest_image, column]
+
+
+def word_table(first: Checkpoint) -> WordTable:
+    """The words of Stage I's model, which Stage II keeps."""
+    return WordTable(vocabulary=first.vocabulary, word_dim=first.word_dim, source=first.word_vectors)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dpce_cli.core.config import Config
+from dpce_cli.core.losses import instance_loss
+from dpce_cli.core.models.dual_encoder import DualEncoder
+from dpce_cli.core.training.optimisation import freeze, parameter_groups
+from dpce_cli.core.training.plan import StagePlan, plan_stage
+from dpce_cli.core.training.run import RunOptions, StageRun
+from dpce_cli.core.training.stage1 import build_model, word_table
+from dpce_cli.core.workspace import Workspace
+from tests.core.tiny import BATCH, STEPS, TRAIN, Recorder
+
+
+def plan(workspace: Workspace, *settings: str, feature_cache: bool = True, stage: int = 1) -> StagePlan:
+    dataset = workspace.load_dataset()
+    config = dataset.config.with_settings(list(settings))
+    words = word_table(dataset, config, None)
+    return plan_stage(dataset, config, words, stage=stage, feature_cache=feature_cache, classes=TRAIN)
+
+
+def test_the_plan_is_what_a_run_then_does(workspace: Workspace) -> None:
+    planned = plan(workspace)
+    dataset = workspace.load_dataset()
+    config = dataset.config
+    model, words = build_model(dataset, config, None)
+    options = RunOptions(device=torch.device("cpu"), workers=0, feature_cache=True, fresh=False)
+    run = StageRun(workspace, dataset, config, model, stage=1, words=words, options=options, reporter=Recorder())
+
+    assert [(group.name, group.parameters) for group in planned.groups] == [(g.name, g.size) for g in run.groups]
+    assert (planned.steps_per_epoch, planned.epochs) == (run.steps_per_epoch, config.stage1.epochs) == (STEPS, 3)
+    assert (planned.vocabulary, planned.word_dim, planned.word_vectors) == (
+        len(words.vocabulary), words.word_dim, words.source,
+    )  # fmt: skip
+    assert planned.parameters == {
+        name: sum(value.numel() for value in part.parameters())
+        for name, part in (
+            ("image_encoder", model.image_encoder),
+            ("text_encoder", model.text_encoder),
+            ("shared_classifier", model.shared_classifier),
+        )
+    }
+    learning = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    assert planned.memory["weights"] == sum(value.nbytes for value in model.state_dict().values())
+    assert planned.memory["gradients"] == 4 * learning
+    assert planned.memory["optimizer"] == 8 * learning
+
+
+def test_planning_needs_no_weights_and_leaves_nothing(workspace: Workspace) -> None:
+    before = sorted(workspace.root.rglob("*"))
+    planned = plan(workspace, "image.backbone=resnet50-v1", "image.backbone_weights=imagenet")
+    assert planned.parameters["image_encoder"] > 23_000_000
+    assert sorted(workspace.root.rglob("*")) == before
+
+
+def test_rates_are_the_groups_own_at_the_first_step_and_at_their_highest(workspace: Workspace) -> None:
+    planned = plan(workspace, "stage1.warmup_epochs=1", "stage1.learning_rate=0.3", "stage1.multipliers.words=0.5")
+    rates = {group.name: (group.first_rate, group.highest_rate) for group in planned.groups}
+    assert rates["backbone"] == (0, 0)
+    first, highest = rates["weight"]
+    assert first == 0.3 / STEPS
+    assert first < highest < 0.3
+    assert rates["words"] == (first / 2, highest / 2)
+
+
+def kept_on_cpu(model: DualEncoder, config: Config, images: Tensor) -> int:
+    """Bytes of the tensors that autograd saves, by their addresses."""
+    sizes: dict[int, int] = {}
+    own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
+
+    def keep(value: Tensor) -> Tensor:
+        if value.untyped_storage().data_ptr() not in own:
+            sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    texts = BATCH * config.stage1.captions_per_image
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        image = model.image_encoder(images)
+        text = model.text_encoder(torch.ones(texts, config.text.max_words, dtype=torch.long))
+        loss = instance_loss(model.classify(image), torch.zeros(BATCH, dtype=torch.long))
+        loss = loss + instance_loss(model.classify(text), torch.zeros(texts, dtype=torch.long))
+    assert loss.isfinite()
+    return sum(sizes.values())
+
+
+def test_activations_are_what_a_step_keeps_when_it_is_run(workspace: Workspace) -> None:
+    dataset = workspace.load_dataset()
+    config = dataset.config.with_settings(["stage1.multipliers.backbone=1"])
+    model, _ = build_model(dataset, config, None)
+    freeze(parameter_groups(model.train(), config.stage1.multipliers))
+    side = config.image.crop
+    actual = kept_on_cpu(model, config, torch.zeros(BATCH, 3, side, side, dtype=torch.uint8))
+    planned = plan(workspace, "stage1.multipliers.backbone=1").memory["activations"]
+    assert abs(planned - actual) < 0.05 * actual
+    frozen = plan(workspace).memory["activations"]
+    assert frozen < planned
+
+
+def test_memory_follows_batch_and_optimizer(workspace: Workspace) -> None:
+    small, large = (plan(workspace, f"stage1.batch_size={size}").memory for size in (4, 8))
+    assert 1.9 < large["activations"] / small["activations"] < 2.1
+    sgd = plan(workspace, "stage1.optimizer=sgd").memory
+    assert 2 * sgd["optimizer"] == small["optimizer"]
