@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from dpce_cli.commands.options import DEFAULT_WORKSPACE, JsonOption, SplitOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from dpce_cli.core.evaluation import Evaluation
+
+
+class Protocol(StrEnum):
+    full = "full"
+    one_k = "1k"
+    first_1k = "first-1k"
+    identity = "identity"
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+    latex = "latex"
 
 
 def evaluate(
     split: SplitOption = "test",
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(
+            "--protocol",
+            help="full: all images and captions, MSCOCO's 5K. 1k: mean of five folds of 1,000 images. first-1k: one "
+            "such fold. identity: text to image, any image of the person is a hit.  "
+            "\\[default: identity where images carry one, else full]",
+        ),
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="table, JSON, or one row of a Markdown or LaTeX table.")
+    ] = Format.table,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
@@ -14,31 +48,57 @@ def evaluate(
 
     Example: dpce eval --split val --json
     """
-    from dpce_cli.commands.console import print_json, print_table
+    from dpce_cli.commands.console import print_json
     from dpce_cli.core.artefacts import load_features
-    from dpce_cli.core.metrics import evaluate as measure
+    from dpce_cli.core.evaluation import evaluate_split
     from dpce_cli.core.workspace import Workspace
 
-    place = Workspace(workspace)
-    store, checkpoint = load_features(place, split)
-    metrics = measure(store.image_embeddings, store.text_embeddings, store.image_of_text)
-    if as_json:
-        about = {
-            "dataset": checkpoint.dataset,
-            "split": split,
-            "stage": checkpoint.stage,
-            "checkpoint": checkpoint.fingerprint,
-        }
-        print_json({**about, **metrics.to_dict()})
-        return
-    title = (
-        f"{checkpoint.dataset}, {split} split: {len(store.image_ids)} images, {len(store.captions)} captions; "
-        f"Stage {checkpoint.stage} model {checkpoint.fingerprint[:12]}; RSUM {metrics.rsum:.1f}"
-    )
+    store, checkpoint = load_features(Workspace(workspace), split)
+    measured = evaluate_split(store, protocol.value if protocol else None)
+    name, stage, fingerprint = checkpoint.dataset, checkpoint.stage, checkpoint.fingerprint
+    label = f"{name} {split}, {measured.protocol}, Stage {stage} {fingerprint[:12]}"
+    if as_json or form is Format.json:
+        about = {"dataset": name, "split": split, "stage": stage, "checkpoint": fingerprint}
+        print_json({**about, **measured.to_dict()})
+    elif form is Format.markdown:
+        typer.echo("| " + " | ".join([label, *_cells(measured)]) + " |")
+    elif form is Format.latex:
+        typer.echo(" & ".join([label, *_cells(measured)]) + r" \\")
+    else:
+        _print_table(
+            f"{name}, {split} split: {measured.images} images, {measured.captions} captions; "
+            f"Stage {stage} model {fingerprint[:12]}",
+            measured,
+        )
+
+
+def _cells(measured: Evaluation) -> list[str]:
+    """R@1, R@5, R@10 and the median rank of each direction, as papers print them; by identity mAP and no median."""
+    return [
+        cell
+        for d in measured.directions.values()
+        for cell in (
+            *(f"{100 * value:.1f}" for value in (d.r1, d.r5, d.r10)),
+            f"{d.median_rank:g}" if measured.rsum is not None else f"{100 * d.map:.1f}",
+        )
+    ]
+
+
+def _print_table(subject: str, measured: Evaluation) -> None:
+    from dpce_cli.commands.console import print_table
+    from dpce_cli.core.evaluation import PROTOCOLS
+
+    rsum = "" if measured.rsum is None else f"; RSUM {measured.rsum:.1f}"
+    title = f"{subject}; protocol {measured.protocol}: {PROTOCOLS[measured.protocol]}{rsum}"
     rows = [
-        (name, *(f"{100 * value:.1f}" for value in (d.r1, d.r5, d.r10)), f"{d.median_rank:g}", f"{d.mean_rank:.1f}",
-         f"{100 * d.map:.1f}")
-        for name, d in (("image-to-text", metrics.image_to_text), ("text-to-image", metrics.text_to_image))
-    ]  # fmt: skip
+        (
+            name.replace("_", "-"),
+            *(f"{100 * value:.1f}" for value in (d.r1, d.r5, d.r10)),
+            f"{d.median_rank:g}",
+            f"{d.mean_rank:.1f}",
+            f"{100 * d.map:.1f}",
+        )
+        for name, d in measured.directions.items()
+    ]
     columns = ("direction", "R@1 %", "R@5 %", "R@10 %", "median rank", "mean rank", "mAP %")
     print_table(title, columns, rows, text_columns=0)

@@ -89,10 +89,6 @@ class RetrievalMetrics:
         directions = (self.image_to_text, self.text_to_image)
         return 100 * sum(d.r1 + d.r5 + d.r10 for d in directions)
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: each direction by name, and `rsum`."""
-        return {**asdict(self), "rsum": self.rsum}
-
 
 def evaluate(
     image_embeddings: Tensor, text_embeddings: Tensor, image_of_text: Tensor, *, chunk: int = 128

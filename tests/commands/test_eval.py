@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import pytest
 
 from dpce_cli.core.features import load_feature_store
@@ -14,7 +15,10 @@ def test_the_table_says_what_was_measured_on_what(workspace: Path) -> None:
     fingerprint = load_feature_store(workspace / "scenes" / "features" / "test.h5").meta["checkpoint"]
 
     title, header, *rows = outcome.stdout.splitlines()
-    assert title.startswith(f"scenes, test split: 6 images, 30 captions; Stage 2 model {fingerprint[:12]}; RSUM ")
+    assert title.startswith(
+        f"scenes, test split: 6 images, 30 captions; Stage 2 model {fingerprint[:12]}; "
+        "protocol full: all images and captions; RSUM "
+    )
     assert header.split("  ")[0] == "direction"
     assert [row.split()[0] for row in rows] == ["image-to-text", "text-to-image"]
     assert outcome.stderr == ""
@@ -26,6 +30,8 @@ def test_the_json_has_the_numbers_of_the_table(workspace: Path) -> None:
 
     metrics = json.loads(outcome.stdout)
     assert (metrics["dataset"], metrics["split"], metrics["stage"]) == ("scenes", "test", 2)
+    assert (metrics["protocol"], metrics["images"], metrics["captions"]) == ("full", 6, 30)
+    assert succeed("eval", "--format", "json", workspace=workspace).stdout == outcome.stdout
     assert title.endswith(f"RSUM {metrics['rsum']:.1f}")
     for row, name in zip(rows, ("image_to_text", "text_to_image"), strict=True):
         measured = metrics[name]
@@ -36,6 +42,44 @@ def test_the_json_has_the_numbers_of_the_table(workspace: Path) -> None:
             f"{100 * measured['map']:.1f}",
         ]
     assert outcome.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("form", "start", "between", "end"), [("markdown", "| ", " | ", " |"), ("latex", "", " & ", r" \\")]
+)
+def test_a_row_for_a_paper_has_recalls_and_median_ranks(
+    workspace: Path, form: str, start: str, between: str, end: str
+) -> None:
+    metrics = json.loads(succeed("eval", "--json", workspace=workspace).stdout)
+    outcome = succeed("eval", "--format", form, workspace=workspace)
+
+    cells = [f"scenes test, full, Stage 2 {metrics['checkpoint'][:12]}"]
+    for name in ("image_to_text", "text_to_image"):
+        cells += [f"{100 * metrics[name][key]:.1f}" for key in ("r1", "r5", "r10")]
+        cells.append(f"{metrics[name]['median_rank']:g}")
+    assert outcome.stdout == start + between.join(cells) + end + "\n"
+
+
+def test_by_identity_there_is_one_direction(workspace: Path) -> None:
+    assert (
+        "carry no identities; choose --protocol full"
+        in dpce("eval", "--protocol", "identity", workspace=workspace).error
+    )
+    with h5py.File(workspace / "scenes" / "features" / "test.h5", "r+") as file:
+        file["identities"][:] = ["ann", "bob", "ann", "", "", "bob"]
+
+    title, _, row = succeed("eval", workspace=workspace).stdout.splitlines()
+    assert title.endswith("; protocol identity: any image of the caption's identity is a hit")
+    measured = json.loads(succeed("eval", "--json", workspace=workspace).stdout)["text_to_image"]
+    cells = succeed("eval", "--format", "markdown", workspace=workspace).stdout.split(" | ")
+    recalls = [f"{100 * measured[key]:.1f}" for key in ("r1", "r5", "r10")]
+    assert row.split()[1:4] == cells[1:4] == recalls
+    assert cells[4].split()[0] == row.split()[6] == f"{100 * measured['map']:.1f}"
+
+
+def test_1k_needs_five_thousand_images(workspace: Path) -> None:
+    error = dpce("eval", "--protocol", "1k", workspace=workspace).error
+    assert "--protocol 1k needs 5,000 images and the split has 6" in error
 
 
 def test_another_split_is_evaluated_once_it_is_extracted(workspace: Path) -> None:

@@ -14,6 +14,7 @@ STORE = FeatureStore(
     image_of_text=torch.tensor([1, 0, 1]),
     image_ids=("7", "8", "9"),
     image_paths=("dog.jpg", "cat.jpg", "bird.jpg"),
+    identities=("", "", ""),
     captions=("a cat", "a dog", "a small cat"),
     meta={},
 )
