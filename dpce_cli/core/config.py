@@ -181,6 +181,12 @@ class Config:
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
 
+    def settings(self) -> list[str]:
+        """Every value but the preset's name, in the form that `with_settings` takes."""
+        tree = self.to_dict()
+        values = {key: _get(tree, key) for key in _keys(tree) if key != "preset"}
+        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], source: str) -> Config:
         """Read a tree written by `to_dict`.
@@ -196,12 +202,6 @@ class Config:
         """Change values named as in `stage1.epochs=20`; tuples are written as `model.text_blocks=[1,1,1]`.
 
         Raises:
-    def settings(self) -> list[str]:
-        """Every value but the preset's name, in the form that `with_settings` takes."""
-        tree = self.to_dict()
-        values = {key: _get(tree, key) for key in _keys(tree) if key != "preset"}
-        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
-
             ConfigError: a setting is malformed, its key is unknown, or its value has another type.
         """
         tree = self.to_dict()
