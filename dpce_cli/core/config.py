@@ -33,6 +33,8 @@ class ImageConfig:
     """"imagenet" (torchvision's), "none" (from scratch) or the path of a state dict."""
     resize: int
     """Length in pixels that the short side is resized to."""
+    squash: bool
+    """Resize photos to a square whatever their shape, as the paper does with pedestrians; else the shape is kept."""
     crop: int
     """Side in pixels of the square that the CNN sees."""
     min_crop_scale: float
@@ -129,8 +131,8 @@ class RankingStageConfig(StageConfig):
     """Weight of the ranking loss; 0 leaves it out."""
     margin: float
     """Margin of the ranking loss."""
-    negatives: Literal["hardest_in_batch", "hardest_in_pool"]
-    """Where the ranking loss takes its negatives from."""
+    negatives: Literal["hardest_in_batch", "hardest_in_pool", "random"]
+    """What the ranking loss takes as negatives; "random" ones are of the batch."""
     negative_pool: int
     """Captions of other photos that "hardest_in_pool" encodes each step; 256 in the paper."""
 

@@ -30,6 +30,8 @@ class FeatureStore:
     image_ids: tuple[str, ...]
     image_paths: tuple[str, ...]
     """POSIX paths relative to the data set's root."""
+    identities: tuple[str, ...]
+    """Who or what each image shows, where several may show the same; "" for an image that is its own."""
     captions: tuple[str, ...]
     meta: dict[str, Any]
 
@@ -51,6 +53,7 @@ def open_feature_store(
         constants={
             "image_ids": [image.image_id for image in images],
             "image_paths": [image.path for image in images],
+            "identities": [image.identity or "" for image in images],
             "captions": [caption for image in images for caption in image.captions],
             "image_of_text": np.array(owners, dtype=np.int64),
         },
@@ -75,6 +78,7 @@ def load_feature_store(path: Path) -> FeatureStore:
             image_of_text=torch.from_numpy(store.arrays["image_of_text"]),
             image_ids=store.texts["image_ids"],
             image_paths=store.texts["image_paths"],
+            identities=store.texts["identities"],
             captions=store.texts["captions"],
             meta=store.meta,
         )
@@ -96,6 +100,7 @@ def _readable(store: FeatureStore) -> FeatureStore:
         image_of_text=(image.cumsum(0) - 1)[store.image_of_text[text]],
         image_ids=tuple(store.image_ids[i] for i in images),
         image_paths=tuple(store.image_paths[i] for i in images),
+        identities=tuple(store.identities[i] for i in images),
         captions=tuple(store.captions[j] for j in texts),
         meta=store.meta,
     )
@@ -108,8 +113,9 @@ def _fault(store: FeatureStore) -> str | None:
         return "embeddings are not float32 or image_of_text is not int64"
     if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1]:
         return f"embeddings of shapes {tuple(images.shape)} and {tuple(texts.shape)} do not fit together"
-    if not len(images) == len(store.image_ids) == len(store.image_paths):
-        return f"{len(images)} images, {len(store.image_ids)} ids, {len(store.image_paths)} paths"
+    counts = len(store.image_ids), len(store.image_paths), len(store.identities)
+    if set(counts) != {len(images)}:
+        return f"{len(images)} images, {counts[0]} ids, {counts[1]} paths, {counts[2]} identities"
     if not (len(store.captions),) == (len(texts),) == tuple(owners.shape):
         return f"{len(texts)} texts, {len(store.captions)} captions, image_of_text {tuple(owners.shape)}"
     if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < len(images):

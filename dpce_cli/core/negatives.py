@@ -22,6 +22,15 @@ def hardest_in_batch(similarity: Tensor, image_instances: Tensor, text_instances
     return masked.argmax(1), masked.argmax(0)
 
 
+def random_in_batch(image_instances: Tensor, text_instances: Tensor) -> tuple[Tensor, Tensor]:
+    """A wrong caption for each image and a wrong image for each caption, drawn by torch's own generator.
+
+    Args and returns as in `hardest_in_batch` (Zheng et al. 2020, section 5.1, on CUHK-PEDES).
+    """
+    draw = torch.rand(len(image_instances), len(text_instances), device=image_instances.device)
+    return hardest_in_batch(draw, image_instances, text_instances)
+
+
 def hardest_in_pool(image_embeddings: Tensor, pool_embeddings: Tensor) -> Tensor:
     """The pool caption most similar to each image (Zheng et al. 2020, section 4.3; 256 captions of other images).
 

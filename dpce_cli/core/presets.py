@@ -58,6 +58,7 @@ def paper_flickr30k() -> Config:
             backbone="resnet50",
             backbone_weights="imagenet",
             resize=256,
+            squash=False,
             crop=224,
             min_crop_scale=0.8,  # RC
             mirror=True,
@@ -88,6 +89,82 @@ def paper_flickr30k() -> Config:
             negative_pool=256,
         ),
     )
+
+
+def paper_flickr30k_vgg19() -> Config:
+    """Zheng et al. 2020 on Flickr30k with VGG-19; the rest is as with ResNet-50."""
+    paper = paper_flickr30k()
+    return replace(
+        paper,
+        preset="paper-flickr30k-vgg19",
+        image=replace(paper.image, backbone="vgg19"),
+        model=replace(paper.model, classifier_bias=False),  # RC, on Flickr30k with VGG-19
+    )
+
+
+def paper_flickr30k_resnet152() -> Config:
+    """Zheng et al. 2020 on Flickr30k with ResNet-152 as the image CNN and its like as the text CNN."""
+    paper = paper_flickr30k()
+    return replace(
+        paper,
+        preset="paper-flickr30k-resnet152",
+        image=replace(paper.image, backbone="resnet152"),
+        # ResNet-152 has blocks 3, 8, 36, 3; RC keeps one of the last stage's with ResNet-50, and so it is here.
+        model=replace(paper.model, text_blocks=(3, 8, 36, 1)),
+    )
+
+
+def paper_coco() -> Config:
+    """Zheng et al. 2020 on MSCOCO with ResNet-50 (section 5.1 and RC); the rest is as on Flickr30k."""
+    paper = paper_flickr30k()
+    return replace(
+        paper,
+        preset="paper-coco",
+        model=replace(
+            paper.model,
+            dropout=0.5,  # RC
+            classifier_bias=False,  # RC
+        ),
+        stage1=replace(paper.stage1, epochs=90),  # RC
+        stage2=replace(
+            paper.stage2,
+            epochs=21,  # RC: 15 at 0.1, 5 at 0.01, 1 at 0.001
+            milestones=(15, 20),
+        ),
+    )
+
+
+def paper_cuhk_pedes() -> Config:
+    """Zheng et al. 2020 on CUHK-PEDES with ResNet-50 (section 5.1 and RC); the rest is as on Flickr30k.
+
+    A person is a class, 11,003 in all. Random negatives are drawn from the batch, for each of its captions.
+    """
+    paper = paper_flickr30k()
+    return replace(
+        paper,
+        preset="paper-cuhk-pedes",
+        text=replace(paper.text, max_words=56),  # RC
+        image=replace(paper.image, squash=True),  # RC: 256x256 whatever the shape
+        model=replace(
+            paper.model,
+            dropout=0.8,  # RC
+            classifier_bias=True,  # RC
+        ),
+        stage1=replace(paper.stage1, epochs=180),  # RC
+        stage2=replace(
+            paper.stage2,
+            epochs=61,  # RC: 40 at 0.1, 21 at 0.01
+            milestones=(40,),
+            text_weight=0.5,  # rank : image : text is 2 : 1 : 0.5
+            negatives="random",  # RC
+        ),
+    )
+
+
+def paper_cuhk_pedes_vgg16() -> Config:
+    """Zheng et al. 2020 on CUHK-PEDES with VGG-16; the rest is as with ResNet-50."""
+    paper = paper_cuhk_pedes()
+    return replace(paper, preset="paper-cuhk-pedes-vgg16", image=replace(paper.image, backbone="vgg16"))
 
 
 def with_ranking(stage1: StageConfig, **values: Any) -> RankingStageConfig:
@@ -165,6 +242,7 @@ def scenes() -> Config:
             backbone="resnet18",
             backbone_weights="none",
             resize=48,
+            squash=False,
             crop=48,
             min_crop_scale=0.9,
             mirror=False,  # captions tell left from right
@@ -184,9 +262,14 @@ def scenes() -> Config:
 
 
 PRESETS: dict[str, Callable[[], Config]] = {
+    "scenes": scenes,
     "flickr8k": flickr8k,
     "paper-flickr30k": paper_flickr30k,
-    "scenes": scenes,
+    "paper-flickr30k-vgg19": paper_flickr30k_vgg19,
+    "paper-flickr30k-resnet152": paper_flickr30k_resnet152,
+    "paper-coco": paper_coco,
+    "paper-cuhk-pedes": paper_cuhk_pedes,
+    "paper-cuhk-pedes-vgg16": paper_cuhk_pedes_vgg16,
 }
 
 

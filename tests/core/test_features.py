@@ -14,7 +14,7 @@ from dpce_cli.core.features import load_feature_store, open_feature_store
 
 IMAGES = [
     CaptionedImage(image_id="7", path="photos/dog.jpg", split="test", captions=("a dog", "ein Hündchen")),
-    CaptionedImage(image_id="9", path="photos/cat.jpg", split="test", captions=("a cat",)),
+    CaptionedImage(image_id="9", path="photos/cat.jpg", split="test", captions=("a cat",), identity="Tom"),
 ]
 IMAGE_EMBEDDINGS = torch.eye(4)[:2]
 TEXT_EMBEDDINGS = torch.eye(4)[:3]
@@ -39,6 +39,7 @@ def test_a_feature_store_is_read_as_it_was_written(path: Path) -> None:
     assert store.image_of_text.tolist() == [0, 0, 1]
     assert store.image_ids == ("7", "9")
     assert store.image_paths == ("photos/dog.jpg", "photos/cat.jpg")
+    assert store.identities == ("", "Tom")
     assert store.captions == ("a dog", "ein Hündchen", "a cat")
     assert store.meta == {"checkpoint": "abc"}
 
@@ -48,10 +49,11 @@ def test_a_missing_feature_store_names_the_command_that_makes_it(tmp_path: Path)
         load_feature_store(tmp_path / "val.h5")
 
 
-def test_a_feature_store_without_one_of_its_parts_is_refused(path: Path) -> None:
+@pytest.mark.parametrize("name", ["captions", "identities"])
+def test_a_feature_store_without_one_of_its_parts_is_refused(path: Path, name: str) -> None:
     with h5py.File(path, "r+") as file:
-        del file["captions"]
-    with pytest.raises(WorkspaceError, match=r"holds no 'captions'.*extract-features --split test"):
+        del file[name]
+    with pytest.raises(WorkspaceError, match=rf"holds no '{name}'.*extract-features --split test"):
         load_feature_store(path)
 
 
@@ -61,7 +63,7 @@ def test_a_feature_store_without_one_of_its_parts_is_refused(path: Path) -> None
         ("image_embeddings", np.zeros((2, 4)), "not float32"),
         ("image_embeddings", np.zeros((2, 5), np.float32), r"shapes \(2, 5\) and \(3, 4\)"),
         ("text_embeddings", np.zeros(3, np.float32), r"shapes \(2, 4\) and \(3,\)"),
-        ("image_embeddings", np.zeros((3, 4), np.float32), "3 images, 2 ids, 2 paths"),
+        ("image_embeddings", np.zeros((3, 4), np.float32), "3 images, 2 ids, 2 paths, 2 identities"),
         ("text_embeddings", np.zeros((2, 4), np.float32), "2 texts, 3 captions"),
         ("image_of_text", np.array([0, 1]), r"image_of_text \(2,\)"),
         ("image_of_text", np.array([0, 1, 2]), "an image that is not there"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dpce_cli.core.negatives import hardest_in_batch, hardest_in_pool
+from dpce_cli.core.negatives import hardest_in_batch, hardest_in_pool, random_in_batch
 from dpce_cli.core.seeding import generator_for
 from tests.oracles.losses import hardest_negatives
 
@@ -67,3 +67,17 @@ def test_hardest_in_pool_equals_the_slow_search(pool: int) -> None:
     text = F.normalize(torch.randn(pool, 8, generator=generator), dim=1)
     expected = [max(range(pool), key=lambda j: float(query @ text[j])) for query in image]
     assert hardest_in_pool(image, text).tolist() == expected
+
+
+def test_random_negatives_are_all_those_of_other_instances_alike() -> None:
+    torch.manual_seed(0)
+    image_instances, text_instances = torch.tensor([4, 4, 5, 6]), torch.tensor([6, 4, 4, 5, 5])
+    draws = [random_in_batch(image_instances, text_instances) for _ in range(600)]
+    texts, images = (torch.stack(chosen) for chosen in zip(*draws, strict=True))
+    assert (text_instances[texts] != image_instances).all()
+    assert (image_instances[images] != text_instances).all()
+    for chosen, own in ((texts[:, 0], {1, 2}), (images[:, 0], {3})):
+        counts = torch.bincount(chosen, minlength=4)
+        allowed = [index for index in range(len(counts)) if index not in own]
+        expected = 600 / len(allowed)
+        assert all(0.75 * expected < int(counts[index]) < 1.25 * expected for index in allowed)

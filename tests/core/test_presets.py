@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dpce_cli.core.config import Config, StageConfig
+from dpce_cli.core.config import Config, StageConfig, differences
 from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.presets import PRESETS, build_preset
 from dpce_cli.core.training.optimisation import learning_rate
@@ -86,6 +86,55 @@ def test_the_papers_input(paper: Config) -> None:
     assert paper.image.mirror
 
 
+def changes(name: str) -> dict[str, tuple[str, str]]:
+    """What a preset has another value for than that of Flickr30k with ResNet-50."""
+    lines = differences(build_preset("paper-flickr30k"), build_preset(name))
+    return {
+        key: (before, after)
+        for key, _, values in (line.partition(": ") for line in lines)
+        for before, _, after in (values.partition(" -> "),)
+        if key != "preset"
+    }
+
+
+def test_what_the_paper_does_otherwise_on_mscoco() -> None:
+    assert changes("paper-coco") == {
+        "model.dropout": ("0.75", "0.5"),
+        "model.classifier_bias": ("True", "False"),
+        "stage1.epochs": ("240", "90"),
+        "stage2.epochs": ("60", "21"),
+        "stage2.milestones": ("[40]", "[15, 20]"),
+    }
+    stage = build_preset("paper-coco").stage2
+    rates = [learning_rate(stage, epoch * 3540, 3540) for epoch in range(21)]
+    assert rates == pytest.approx([0.1] * 15 + [0.01] * 5 + [0.001])
+
+
+def test_what_the_paper_does_otherwise_on_cuhk_pedes() -> None:
+    assert changes("paper-cuhk-pedes") == {
+        "text.max_words": ("32", "56"),
+        "image.squash": ("False", "True"),
+        "model.dropout": ("0.75", "0.8"),
+        "stage1.epochs": ("240", "180"),
+        "stage2.epochs": ("60", "61"),
+        "stage2.text_weight": ("0.1", "0.5"),
+        "stage2.negatives": ("hardest_in_pool", "random"),
+    }
+
+
+def test_the_papers_variants_differ_in_the_image_cnn_and_what_goes_with_it() -> None:
+    assert changes("paper-flickr30k-vgg19") == {
+        "image.backbone": ("resnet50", "vgg19"),
+        "model.classifier_bias": ("True", "False"),
+    }
+    assert changes("paper-flickr30k-resnet152") == {
+        "image.backbone": ("resnet50", "resnet152"),
+        "model.text_blocks": ("[3, 4, 6, 1]", "[3, 8, 36, 1]"),
+    }
+    expected = changes("paper-cuhk-pedes") | {"image.backbone": ("resnet50", "vgg16")}
+    assert changes("paper-cuhk-pedes-vgg16") == expected
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_knows_its_name(name: str) -> None:
     assert build_preset(name).preset == name
@@ -112,5 +161,5 @@ def test_scenes_are_never_mirrored_because_captions_tell_left_from_right() -> No
 
 
 def test_an_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no preset 'coco'; choose one of flickr8k, paper-flickr30k, scenes"):
+    with pytest.raises(ConfigError, match="no preset 'coco'; choose one of scenes, flickr8k, paper-flickr30k, "):
         build_preset("coco")

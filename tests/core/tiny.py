@@ -168,6 +168,7 @@ def prepare(workspace: Workspace, root: Path, images: Sequence[CaptionedImage], 
                 path=image.path,
                 split=image.split,
                 captions=image.captions,
+                identity=image.identity,
                 token_ids=tuple(tuple(vocabulary.token_ids(text.split())) for text in image.captions),
             )
             for image in images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,15 @@ class CaptionedImage:
     """At least one; whitespace-trimmed, never empty."""
     identity: str | None = None
     """Who or what is shown, where other images may show the same: they are one class. None: the image is its own."""
+
+
+def instance_ids(images: Sequence[CaptionedImage]) -> list[int]:
+    """The class of each image in the instance loss, from 0 in order of appearance: its identity's or its own."""
+    numbers: dict[str | int, int] = {}
+    return [
+        numbers.setdefault(index if image.identity is None else image.identity, len(numbers))
+        for index, image in enumerate(images)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

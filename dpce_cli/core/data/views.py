@@ -21,7 +21,7 @@ class FixedViews:
     crops: int = 0
 
     def __call__(self, image: Image.Image, position: int) -> Tensor:
-        plain = plain_view(image, resize=self.config.resize, crop=self.config.crop)
+        plain = plain_view(_shaped(self.config, image), resize=self.config.resize, crop=self.config.crop)
         views = [plain, mirrored(plain)] if self.config.mirror else [plain]
         return torch.stack([*views, *(random_crop(self.config, image, position, crop) for crop in range(self.crops))])
 
@@ -29,9 +29,14 @@ class FixedViews:
 def random_crop(config: ImageConfig, image: Image.Image, *seed: int | str) -> Tensor:
     """A random training crop `(3, h, w)` decided by `seed`."""
     return training_view(
-        image,
+        _shaped(config, image),
         crop=config.crop,
         min_scale=config.min_crop_scale,
         flip=config.mirror,
         generator=generator_for(*seed),
     )
+
+
+def _shaped(config: ImageConfig, image: Image.Image) -> Image.Image:
+    """The image, squashed to a square where the configuration says so."""
+    return image.resize((config.resize, config.resize), Image.Resampling.BICUBIC) if config.squash else image

@@ -12,6 +12,7 @@ from torch import Tensor
 from dpce_cli.core.config import Config, ImageConfig, StageConfig
 from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.position_shift import shift_randomly
+from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.views import random_crop
 from dpce_cli.core.encoding import pack_captions
 from dpce_cli.core.errors import DataError
@@ -30,7 +31,7 @@ class Batch:
     images: Tensor
     """uint8 photos `(images, 3, height, width)`, or pooled features `(images, feature_dim)`."""
     instance_ids: Tensor
-    """`(images,)`"""
+    """`(images,)`, the classes of the instance loss."""
     token_ids: Tensor
     """`(texts, words)`, placed."""
     text_instance_ids: Tensor
@@ -45,8 +46,8 @@ class Batch:
 class TrainingSet:
     """The training photos and captions, in batches that depend only on seed, epoch and step.
 
-    Captions without a known word, and then images without captions, are left out and counted. The photo at
-    `images[i]` is instance i of the instance loss.
+    Captions without a known word, and then images without captions, are left out and counted. Photos of one identity
+    are one instance of the instance loss, other photos one each; an epoch is a pass over the photos.
 
     Args:
         encoder: its CNN computes the cached features.
@@ -65,11 +66,13 @@ class TrainingSet:
         workers: int,
         reporter: Reporter,
     ) -> None:
-        self.root, self.config, self.seed = dataset.root, config, (config.seed, stage)
+        self.name, self.root, self.config, self.seed = dataset.name, dataset.root, config, (config.seed, stage)
         self.stage: StageConfig = config.stage1 if stage == 1 else config.stage2
         self.workers, self.reporter = workers, reporter
         self.unreadable = set[str]()
         self.images = dataset.split("train")
+        self.instance_of_image = torch.tensor(instance_ids(self.images))
+        self.instances = int(self.instance_of_image.max()) + 1
         captions = pack_captions(self.images, dataset.vocabulary, vocabulary, config.text.max_words)
         known = captions.token_ids[:, 0] != 0
         self.token_ids, self.image_of_text = captions.token_ids[known].long(), captions.image_of_text[known]
@@ -105,25 +108,35 @@ class TrainingSet:
                 images = images[torch.arange(len(rows)), views]
             yield Batch(
                 images=images,
-                instance_ids=rows,
+                instance_ids=self.instance_of_image[rows],
                 token_ids=self._placed(self.token_ids[texts], generator),
-                text_instance_ids=rows[owner],
+                text_instance_ids=self.instance_of_image[rows[owner]],
                 image_of_text=owner,
             )
 
     def caption_pool(self, size: int, without: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Token and instance ids of `size` random placed captions of other photos than `without`."""
+        """Token and instance ids of `size` random placed captions of other instances than `without`.
+
+        Raises:
+            DataError: there are no others.
+        """
         generator = generator_for(*self.seed, "pool", step)
-        candidates = (~torch.isin(self.image_of_text, without)).nonzero().squeeze(1)
+        instance_of_text = self.instance_of_image[self.image_of_text]
+        candidates = (~torch.isin(instance_of_text, without)).nonzero().squeeze(1)
+        if not len(candidates):
+            raise DataError(
+                f"data set '{self.name}' has no captions of other instances than those of a batch to choose negatives "
+                "from; set stage2.negatives=hardest_in_batch, or a smaller stage2.batch_size"
+            )
         drawn = torch.randperm(len(candidates), generator=generator)[:size]
         chosen = candidates[drawn]
-        return self._placed(self.token_ids[chosen], generator), self.image_of_text[chosen]
+        return self._placed(self.token_ids[chosen], generator), instance_of_text[chosen]
 
     def _placed(self, token_ids: Tensor, generator: torch.Generator) -> Tensor:
         return shift_randomly(token_ids, generator) if self.config.model.position_shift else token_ids
 
     def _images(self, order: Tensor, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Instance ids and their photos, or all views of their features, a batch at a time."""
+        """Positions of photos and the photos, or all views of their features, a batch at a time."""
         size = self.stage.batch_size
         if self.features is not None:
             for rows in order.split(size):

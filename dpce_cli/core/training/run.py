@@ -243,7 +243,7 @@ class StageRun:
                 vocabulary=self.words.vocabulary,
                 word_dim=self.words.word_dim,
                 word_vectors=self.words.source,
-                instances=len(self.training_set.images),
+                instances=self.training_set.instances,
                 dataset=self.dataset.name,
                 dataset_fingerprint=self.dataset.fingerprint,
                 parent=self.parent,
@@ -292,7 +292,7 @@ class StageRun:
         stage, note = self.stage, self.reporter.note
         note(
             f"stage {self.number} on data set '{self.dataset.name}' (preset {self.config.preset}): "
-            f"{len(self.training_set.images)} instances, {len(self.words.vocabulary)} words, "
+            f"{self.training_set.instances} instances, {len(self.words.vocabulary)} words, "
             f"{stage.epochs} epochs of {self.steps_per_epoch} steps on {self.options.device}"
         )
         note(f"word vectors: {self.words.source}")

@@ -11,7 +11,7 @@ from dpce_cli.core.checkpoint import Checkpoint
 from dpce_cli.core.config import Config
 from dpce_cli.core.losses import accuracy, instance_loss, ranking_loss
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.negatives import hardest_in_batch, hardest_in_pool
+from dpce_cli.core.negatives import hardest_in_batch, hardest_in_pool, random_in_batch
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.training.batches import Batch
 from dpce_cli.core.training.run import RunOptions, StageResult, StageRun, WordTable
@@ -62,7 +62,11 @@ def train_stage2(
             text = model.text_encoder(batch.token_ids)
             image_logits, text_logits = model.classify(image), model.classify(text)
 
-            triplets = _pool_triplets if stage.negatives == "hardest_in_pool" else _batch_triplets
+            triplets = {
+                "hardest_in_batch": _batch_triplets,
+                "hardest_in_pool": _pool_triplets,
+                "random": _random_triplets,
+            }[stage.negatives]
             rank_loss = ranking_loss(*triplets(model.comparable(image), model.comparable(text), batch), stage.margin)
             image_loss = instance_loss(image_logits, batch.instance_ids, stage.label_smoothing)
             text_loss = instance_loss(text_logits, batch.text_instance_ids, stage.label_smoothing)
@@ -101,19 +105,34 @@ def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) 
 
 
 def _pool_triplets(image: Tensor, text: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Similarities of the positive pairs, to the pool's captions, and to the photos of the other half."""
+    """Similarities of the positive pairs, to the pool's captions, and to the photos of the other half.
+
+    A photo of the query's own identity is no negative: its similarity is -inf, which no margin reaches.
+    """
     half = len(image) // 2
+    same = batch.instance_ids[:half] == batch.instance_ids[half : 2 * half]
     query, other = image[:half], image[half : 2 * half]
     own, hardest = text[:half], text[half:]
-    return (query * own).sum(1), (query * hardest).sum(1), (other * own).sum(1)
+    return (query * own).sum(1), (query * hardest).sum(1), (other * own).sum(1).masked_fill(same, -torch.inf)
 
 
 def _batch_triplets(image: Tensor, text: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """For every caption: similarities of the positive pair, to the hardest caption, and to the hardest photo."""
     similarity = image @ text.T
-    hardest_text, hardest_image = hardest_in_batch(similarity, batch.instance_ids, batch.text_instance_ids)
-    owner, column = batch.image_of_text, torch.arange(len(text), device=text.device)
-    return similarity[owner, column], similarity[owner, hardest_text[owner]], similarity[hardest_image, column]
+    return _triplets(similarity, hardest_in_batch(similarity, batch.instance_ids, batch.text_instance_ids), batch)
+
+
+def _random_triplets(image: Tensor, text: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """For every caption: similarities of the positive pair, to a random caption, and to a random photo."""
+    return _triplets(image @ text.T, random_in_batch(batch.instance_ids, batch.text_instance_ids), batch)
+
+
+def _triplets(similarity: Tensor, chosen: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Similarities of each caption's pair and negatives; -inf, which no margin reaches, where there is no negative."""
+    negative_text, negative_image = chosen
+    owner, column = batch.image_of_text, torch.arange(similarity.shape[1], device=similarity.device)
+    wrong = similarity.masked_fill(batch.instance_ids[:, None] == batch.text_instance_ids, -torch.inf)
+    return similarity[owner, column], wrong[owner, negative_text[owner]], wrong[negative_image, column]
 
 
 def word_table(first: Checkpoint) -> WordTable:

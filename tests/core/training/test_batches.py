@@ -54,6 +54,13 @@ def prepared(
     return workspace.save_dataset(name="grey", root=root, config=config(), vocabulary=VOCABULARY, images=images)
 
 
+def of_identities(dataset: PreparedDataset, *identities: str | None) -> PreparedDataset:
+    images = tuple(
+        replace(image, identity=identity) for image, identity in zip(dataset.images, identities, strict=True)
+    )
+    return replace(dataset, images=images)
+
+
 def usual_captions() -> list[list[tuple[int, ...]]]:
     return [[(identity(i, j), identity(i, j)) for j in range(count)] for i, count in enumerate(CAPTION_COUNTS)]
 
@@ -326,6 +333,40 @@ def test_the_caption_pool_depends_on_the_step(dataset: PreparedDataset, encoder:
     assert first[0].equal(again[0])
     assert first[1].equal(again[1])
     assert not first[0].equal(other[0])
+
+
+PERSONS = ("ann", None, "bob", "ann", None, "bob", "ann", None, None, "carl", "ann")
+INSTANCES = (0, 1, 2, 0, 3, 2, 0, 4, 5, 6, 0)
+"""Of the photos of `PERSONS`."""
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_photos_of_one_identity_are_one_instance_and_an_epoch_still_visits_each(
+    dataset: PreparedDataset, encoder: ImageEncoder, cache: bool
+) -> None:
+    photos = training_set(of_identities(dataset, *PERSONS), encoder, "stage1.batch_size=11", cache=cache)
+    assert photos.instances == 7
+    (batch,) = photos.batches(0)
+    assert sorted(batch.instance_ids.tolist()) == sorted(INSTANCES)
+    assert batch.text_instance_ids.equal(batch.instance_ids[batch.image_of_text])
+    owners = [(int(row.max()) - 1) // 9 for row in batch.token_ids]
+    assert batch.text_instance_ids.tolist() == [INSTANCES[photo] for photo in owners]
+
+
+def test_the_caption_pool_holds_no_other_photo_of_an_excluded_identity(
+    dataset: PreparedDataset, encoder: ImageEncoder
+) -> None:
+    photos = training_set(of_identities(dataset, *PERSONS), encoder, stage=2, cache=True)
+    token_ids, instances = photos.caption_pool(1000, torch.tensor([0, 2]), 0)
+    owners = [(int(row.max()) - 1) // 9 for row in token_ids]
+    assert set(owners) == {1, 4, 7, 8, 9}
+    assert instances.tolist() == [INSTANCES[photo] for photo in owners]
+
+
+def test_a_caption_pool_that_would_be_empty_is_a_data_error(dataset: PreparedDataset, encoder: ImageEncoder) -> None:
+    photos = training_set(of_identities(dataset, *["ann"] * 11), encoder, stage=2, cache=True)
+    with pytest.raises(DataError, match=r"'grey' has no captions of other instances .* stage2\.negatives=hardest_in_b"):
+        photos.caption_pool(5, torch.tensor([0]), 0)
 
 
 def test_the_stage_decides_the_batch_size(dataset: PreparedDataset, encoder: ImageEncoder) -> None:

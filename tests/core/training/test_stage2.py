@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,9 +9,19 @@ import torch
 
 from dpce_cli.core.workspace import Workspace
 from tests.core.conftest import Trained
-from tests.core.tiny import BY_HEART, checkpoint, prepare_eight_pairs, records, tiny_config, train
+from tests.core.tiny import (
+    BY_HEART,
+    checkpoint,
+    prepare,
+    prepare_eight_pairs,
+    records,
+    tiny_config,
+    tiny_images,
+    train,
+)
 
 NEGATIVES = {
+    "random": ["stage2.negatives=random"],
     "hardest_in_batch": ["stage2.negatives=hardest_in_batch"],
     "hardest_in_pool": [
         "stage2.negatives=hardest_in_pool",
@@ -57,3 +69,32 @@ def test_stage_ii_begins_from_stage_i(stage1: Trained) -> None:
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     changed = [key for key, value in second.model.items() if not torch.equal(value, first.model[key])]
     assert [key for key in changed if not key.endswith(statistics)] == []
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_photos_and_captions_of_the_same_identity_are_no_negatives(
+    tmp_path: Path, negatives: str, photos: Path, weights: Path, tiny_cnn: None
+) -> None:
+    """Of 12 photos, each person has 4, so that batches hold a person twice."""
+    workspace, config = Workspace(tmp_path), tiny_config(weights, *NEGATIVES[negatives])
+    images = [
+        replace(image, identity=str(index // 4)) if image.split == "train" else image
+        for index, image in enumerate(tiny_images(photos))
+    ]
+    prepare(workspace, photos, images, config)
+    train(workspace, 1, config)
+    assert checkpoint(workspace, 1, "best").instances == 3
+    train(workspace, 2, config)
+    losses = [record["ranking_loss"] for record in records(workspace, 2, "train")]
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_where_a_batch_is_of_one_identity_the_ranking_loss_is_zero(
+    tmp_path: Path, photos: Path, weights: Path, tiny_cnn: None
+) -> None:
+    for negatives in ("hardest_in_batch", "random"):
+        workspace, config = Workspace(tmp_path / negatives), tiny_config(weights, f"stage2.negatives={negatives}")
+        prepare(workspace, photos, [replace(image, identity="ann") for image in tiny_images(photos)], config)
+        train(workspace, 1, config)
+        train(workspace, 2, config)
+        assert {record["ranking_loss"] for record in records(workspace, 2, "train")} == {0}
