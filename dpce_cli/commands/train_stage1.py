@@ -26,8 +26,7 @@ def train_stage1(
         str | None,
         typer.Option(
             "--backbone",
-            help="resnet18/34/50/101/152, resnet50-v1/-caffe, vgg16/19 or vgg16/19-caffe.  "
-            "\\[default: the preset's]",
+            help="resnet18/34/50/101/152, resnet50-v1/-caffe, vgg16/19 or vgg16/19-caffe.  \\[default: the preset's]",
         ),
     ] = None,
     backbone_weights: Annotated[
@@ -81,8 +80,7 @@ def train_stage1(
     vectors = load_initial_vectors(place, dataset) if word_vectors else None
     if show_config:
         words = word_table(dataset, config, vectors)
-        classes = len(dataset.split("train"))
-        plan = plan_stage(dataset, config, words, stage=1, feature_cache=feature_cache, classes=classes)
+        plan = plan_stage(dataset, config, words, stage=1, feature_cache=feature_cache, classes=dataset.instances)
         print_plan(plan, config)
         return
     options = RunOptions(device=choose_device(device), workers=workers, feature_cache=feature_cache, fresh=fresh)

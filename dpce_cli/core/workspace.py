@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.data.records import CaptionedImage
+from dpce_cli.core.data.records import CaptionedImage, instance_ids
 from dpce_cli.core.errors import WorkspaceError
 from dpce_cli.core.files import replacing, write_json
 from dpce_cli.core.text.vocabulary import Vocabulary
@@ -50,6 +50,11 @@ class PreparedDataset:
     images: tuple[PreparedImage, ...]
     fingerprint: str
     """Of image ids, splits, captions and token ids."""
+
+    @property
+    def instances(self) -> int:
+        """Classes of the instance loss: identities and images without one, of the train split."""
+        return len(set(instance_ids(self.split("train"))))
 
     def split(self, name: str) -> list[PreparedImage]:
         """The images of split `name`.

@@ -72,7 +72,7 @@ class TrainingSet:
         self.unreadable = set[str]()
         self.images = dataset.split("train")
         self.instance_of_image = torch.tensor(instance_ids(self.images))
-        self.instances = int(self.instance_of_image.max()) + 1
+        self.instances = dataset.instances
         captions = pack_captions(self.images, dataset.vocabulary, vocabulary, config.text.max_words)
         known = captions.token_ids[:, 0] != 0
         self.token_ids, self.image_of_text = captions.token_ids[known].long(), captions.image_of_text[known]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.losses import accuracy, instance_loss
 from dpce_cli.core.models.dual_encoder import DualEncoder
@@ -80,7 +79,7 @@ def build_model(
         config,
         vocabulary_size=len(words.vocabulary),
         word_dim=words.word_dim,
-        instances=len(set(instance_ids(dataset.split("train")))),
+        instances=dataset.instances,
     )
     model.image_encoder.reset_parameters(generator, weights)
     model.text_encoder.reset_parameters(generator)
