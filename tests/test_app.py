@@ -19,6 +19,7 @@ COMMANDS = [
     "build-word2vec",
     "train-stage1",
     "train-stage2",
+    "import-matconvnet",
     "extract-features",
     "eval",
     "retrieve",

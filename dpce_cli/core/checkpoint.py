@@ -42,11 +42,11 @@ class Checkpoint:
     """Name of the data set it was trained on."""
     dataset_fingerprint: str
     parent: str
-    """Fingerprint of the Stage I checkpoint that Stage II began from; empty in Stage I."""
+    """Fingerprint of the Stage I checkpoint that Stage II began from; empty in Stage I and where both were imported."""
     prepared_vocabulary: str
     """Fingerprint of the vocabulary that prepare-vocab made."""
     step: int
-    """Finished training steps."""
+    """Finished training steps; 0 in an imported model."""
     best: dict[str, float]
     """"rsum", "epoch" of the best validation so far; empty before the first."""
     unlogged: dict[str, Tensor]
@@ -139,7 +139,9 @@ def restore_image_encoder(checkpoint: Checkpoint) -> ImageEncoder:
 
     with torch.device("meta"):
         encoder = ImageEncoder(
-            backbone=checkpoint.config.image.backbone, embedding_dim=checkpoint.config.model.embedding_dim
+            backbone=checkpoint.config.image.backbone,
+            embedding_dim=checkpoint.config.model.embedding_dim,
+            crop=checkpoint.config.image.crop,
         )
     return _restored(encoder, checkpoint.model, "image_encoder.")
 

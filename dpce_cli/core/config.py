@@ -27,8 +27,21 @@ class TextConfig:
 class ImageConfig:
     """How photos become the CNN's input."""
 
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet50-v1", "resnet101", "resnet152", "vgg16", "vgg19"]
-    """The image CNN; "resnet50-v1" is the original one, with the strides on the 1x1 convolutions."""
+    backbone: Literal[
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet50-v1",
+        "resnet50-caffe",
+        "resnet101",
+        "resnet152",
+        "vgg16",
+        "vgg19",
+        "vgg16-caffe",
+        "vgg19-caffe",
+    ]
+    """The image CNN; "resnet50-v1" is the original one, with the strides on the 1x1 convolutions, "-caffe" are those
+    that take weights from MatConvNet."""
     backbone_weights: str
     """"imagenet" (torchvision's), "none" (from scratch) or the path of a state dict."""
     resize: int
@@ -155,6 +168,8 @@ class Config:
             "seed below 2**63": self.seed < 2**63,
             "text.max_words of at least 1": self.text.max_words >= 1,
             "image.resize of at least image.crop, which is at least 32": self.image.resize >= self.image.crop >= 32,
+            "image.crop of at least 224 with a Caffe VGG": self.image.crop >= 224
+            or self.image.backbone not in ("vgg16-caffe", "vgg19-caffe"),
             "image.min_crop_scale above 0 and up to 1": 0 < self.image.min_crop_scale <= 1,
             "model.embedding_dim and model.word_dim of at least 1": min(self.model.embedding_dim, self.model.word_dim)
             >= 1,

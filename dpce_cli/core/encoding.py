@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from dpce_cli.core.data.position_shift import place, placement_starts
 from dpce_cli.core.models.text_encoder import TextEncoder
+from dpce_cli.core.text.tokenizer import tokenize
 from dpce_cli.core.text.vocabulary import Vocabulary, pack_token_ids
 from dpce_cli.core.workspace import PreparedImage
 
@@ -35,17 +36,19 @@ class Captions:
 def pack_captions(
     images: Sequence[PreparedImage], prepared: Vocabulary, vocabulary: Vocabulary, max_words: int
 ) -> Captions:
-    """Captions in the ids of `vocabulary`, which is `prepared` or a part of it; words outside of it are dropped."""
-    new_id = {old: new for word, old, new in _shared_words(prepared, vocabulary)}
+    """Captions in the ids of `vocabulary`; words outside of it are dropped.
+
+    `vocabulary` is `prepared` or a part of it, or was imported with a model: then the captions are tokenized for it.
+    """
     owners = [index for index, image in enumerate(images) for _ in image.captions]
-    ids = [[new_id[old] for old in caption if old in new_id] for image in images for caption in image.token_ids]
+    if vocabulary.lowercase == prepared.lowercase and set(vocabulary.words) <= set(prepared.words):
+        new_id = {prepared.token_ids([word])[0]: new for new, word in enumerate(vocabulary.words, start=1)}
+        ids = [[new_id[old] for old in caption if old in new_id] for image in images for caption in image.token_ids]
+    else:
+        lowercase = vocabulary.lowercase
+        ids = [vocabulary.token_ids(tokenize(text, lowercase=lowercase)) for image in images for text in image.captions]
     packed, _ = pack_token_ids(ids, max_words)
     return Captions(torch.from_numpy(packed), torch.tensor(owners, dtype=torch.long))
-
-
-def _shared_words(prepared: Vocabulary, vocabulary: Vocabulary) -> Iterator[tuple[str, int, int]]:
-    for new, word in enumerate(vocabulary.words, start=1):
-        yield word, prepared.token_ids([word])[0], new
 
 
 @torch.inference_mode()
@@ -54,8 +57,8 @@ def encode_images(encoder: ImageEncoder, views: Tensor) -> Tensor:
 
     Args:
         encoder: in eval mode.
-        views: uint8 `(photos, views, 3, height, width)`, or pooled features `(photos, views, feature_dim)`; on the
-            encoder's device.
+        views: uint8 `(photos, views, 3, height, width)`, crops or whole photos of one size, or pooled features
+            `(photos, views, feature_dim)`; on the encoder's device.
 
     Returns:
         `(photos, dim)`, L2-normalised, on the CPU.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +13,7 @@ from torchvision import models
 
 from dpce_cli.core.data.images import normalize
 from dpce_cli.core.errors import CheckpointError, ConfigError
+from dpce_cli.core.models.caffe import CaffeResNet50, CaffeVGG, move_strides
 from dpce_cli.core.models.text_encoder import initialise
 
 # RGB mean and standard deviation on [0, 1] of every torchvision ImageNet model.
@@ -24,9 +26,7 @@ ORIGINAL_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
 def _resnet50_v1() -> models.ResNet:
     """ResNet-50 as first published: the stride of a stage sits on its first 1x1 convolution, not on the 3x3."""
     resnet = models.resnet50()
-    for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
-        block = cast(models.resnet.Bottleneck, stage[0])
-        block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+    move_strides(resnet)
     return resnet
 
 
@@ -35,12 +35,20 @@ _BACKBONES: dict[str, tuple[Callable[[], nn.Module], models.WeightsEnum | None, 
     "resnet34": (models.resnet34, models.ResNet34_Weights.IMAGENET1K_V1, 512),
     "resnet50": (models.resnet50, models.ResNet50_Weights.IMAGENET1K_V1, 2048),
     "resnet50-v1": (_resnet50_v1, None, 2048),
+    "resnet50-caffe": (CaffeResNet50, None, 2048),
     "resnet101": (models.resnet101, models.ResNet101_Weights.IMAGENET1K_V1, 2048),
     "resnet152": (models.resnet152, models.ResNet152_Weights.IMAGENET1K_V1, 2048),
     "vgg16": (models.vgg16, models.VGG16_Weights.IMAGENET1K_V1, 4096),
     "vgg19": (models.vgg19, models.VGG19_Weights.IMAGENET1K_V1, 4096),
+    "vgg16-caffe": (partial(CaffeVGG, "D"), None, 4096),
+    "vgg19-caffe": (partial(CaffeVGG, "E"), None, 4096),
 }
 BACKBONES = tuple(_BACKBONES)
+
+
+def build_backbone(name: str) -> nn.Module:
+    """One of `BACKBONES` with its classification layer, not initialised from any weights."""
+    return _BACKBONES[name][0]()
 
 
 def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
@@ -55,7 +63,7 @@ def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
         ConfigError: torchvision publishes no weights for `name`, or they cannot be downloaded.
         CheckpointError: the file is missing, unreadable or of another network.
     """
-    build, published, _ = _BACKBONES[name]
+    _, published, _ = _BACKBONES[name]
     if source == "imagenet":
         if published is None:
             raise ConfigError(
@@ -82,7 +90,7 @@ def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{source}: does not hold a state dict of tensors; expected torchvision's {name}")
     with torch.device("meta"):
-        expected = build().state_dict()
+        expected = build_backbone(name).state_dict()
     optional = {key for key in expected if key.endswith("num_batches_tracked")}
     wrong = [key for key, value in expected.items() if key in state and state[key].shape != value.shape]
     missing = expected.keys() - state.keys() - optional
@@ -107,8 +115,8 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, *, backbone: str, embedding_dim: int) -> None:
         super().__init__()
-        build, _, feature_dim = _BACKBONES[backbone]
-        self.backbone = build()
+        self.backbone = build_backbone(backbone)
+        _, _, feature_dim = _BACKBONES[backbone]
         if isinstance(self.backbone, models.VGG):
             self.backbone.classifier = nn.Sequential(*list(self.backbone.classifier)[:-1])
             hidden = 4096
@@ -134,13 +142,33 @@ class ImageEncoder(nn.Module):
             self.backbone.load_state_dict({key: value for key, value in weights.items() if key in own})
 
     def pooled_features(self, images: Tensor) -> Tensor:
-        """The CNN's pooled features of uint8 RGB images `(batch, 3, height, width)`: `(batch, feature_dim)`."""
-        return cast(Tensor, self.backbone(normalize(images, mean=self.mean, std=IMAGENET_STD)))
+        """The CNN's pooled features of uint8 RGB images `(batch, 3, height, width)`: `(batch, feature_dim)`.
+
+        Raises:
+            ConfigError: a Caffe CNN sees more than one window of the images.
+        """
+        features = self._window_features(images)
+        if features.shape[1] > 1:
+            raise ConfigError(
+                f"a photo of {images.shape[3]} x {images.shape[2]} pixels has {features.shape[1]} windows in this "
+                "image CNN and no pooled features to cache; add --no-feature-cache, or prepare with "
+                "--set image.crop=224"
+            )
+        return features[:, 0]
+
+    def _window_features(self, images: Tensor) -> Tensor:
+        """`(batch, windows, feature_dim)`; only the Caffe CNNs see more than one window."""
+        if isinstance(self.backbone, CaffeResNet50 | CaffeVGG):
+            return cast(Tensor, self.backbone(images.to(torch.float32, memory_format=torch.channels_last)))
+        return cast(Tensor, self.backbone(normalize(images, mean=self.mean, std=IMAGENET_STD)))[:, None]
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images, uint8 `(batch, 3, height, width)`, or their pooled features `(batch, feature_dim)`.
 
-        Returns f_img `(batch, embedding_dim)`: before ReLU, not normalised.
+        Returns f_img `(batch, embedding_dim)`: before ReLU, not normalised; the mean over the windows of an image.
         """
-        features = self.pooled_features(images) if images.dim() == 4 else images.float()
-        return cast(Tensor, self.head(features))
+        if images.dim() != 4:
+            return cast(Tensor, self.head(images.float()))
+        features = self._window_features(images)
+        embeddings: Tensor = self.head(features.flatten(0, 1))
+        return cast(Tensor, embeddings.unflatten(0, features.shape[:2])).mean(1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dpce_cli.core.checkpoint import Checkpoint
 from dpce_cli.core.config import Config
+from dpce_cli.core.errors import CheckpointError
 from dpce_cli.core.losses import accuracy, instance_loss, ranking_loss
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.negatives import hardest_in_batch, hardest_in_pool, random_in_batch
@@ -35,9 +36,15 @@ def train_stage2(
         first: Stage I's best checkpoint.
 
     Raises:
+        CheckpointError: Stage I was imported: the classes of its classifier are other images.
         TrainingError: a loss is not finite.
         Interrupted: a person stopped the run.
     """
+    if first.step == 0:
+        raise CheckpointError(
+            f"the Stage I model is imported ({first.word_vectors}): its {first.instances} classes are not the training "
+            f"images of data set '{dataset.name}'; run 'dpce train-stage1 --fresh' first"
+        )
     model = DualEncoder(
         config, vocabulary_size=len(first.vocabulary), word_dim=first.word_dim, instances=first.instances
     )

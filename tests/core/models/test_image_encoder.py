@@ -291,7 +291,8 @@ def test_every_backbone_can_be_built() -> None:
     for backbone in BACKBONES:
         with torch.device("meta"):
             encoder = ImageEncoder(backbone=backbone, embedding_dim=4).eval()
-            photo = torch.empty(1, 3, 64, 64, dtype=torch.uint8)
+            side = 224 if backbone.endswith("caffe") else 64
+            photo = torch.empty(1, 3, side, side, dtype=torch.uint8)
             assert encoder.pooled_features(photo).shape == (1, encoder.feature_dim)
 
 

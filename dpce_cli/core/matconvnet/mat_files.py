@@ -1,0 +1,83 @@
+"""MATLAB's .mat files, version 5 to 7 and 7.3 (HDF5), as plain Python values; nothing in a file can run code."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dpce_cli.core.errors import DataError
+
+
+def read_mat(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """Those of the file's variables that are called one of `names`.
+
+    A struct becomes a dict, a struct array and a cell array a list, a text a str, anything else an array with
+    MATLAB's shape. A struct array of one element cannot be told from a struct.
+
+    Raises:
+        DataError: the file is missing, cut short or no MATLAB file.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; check the path")
+    try:
+        return _read_hdf5(path, names) if h5py.is_hdf5(path) else _read_v5(path, names)
+    except Exception as error:  # SciPy and h5py raise nearly every built-in exception on damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: cannot be read as a MATLAB file ({reason}); get it again") from error
+
+
+def _read_v5(path: Path, names: Collection[str]) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    variables = loadmat(path, variable_names=list(names))
+    return {name: _from_v5(value) for name, value in variables.items() if name in names}
+
+
+def _from_v5(value: Any) -> Any:
+    if value.dtype.names:
+        items = [{name: _from_v5(item[name]) for name in value.dtype.names} for item in value.ravel(order="F")]
+        return items[0] if len(items) == 1 else items
+    if value.dtype == object:
+        return [_from_v5(item) for item in value.ravel(order="F")]
+    if value.dtype.kind == "U":
+        return "".join(value.ravel())
+    return value
+
+
+def _read_hdf5(path: Path, names: Collection[str]) -> dict[str, Any]:
+    with h5py.File(path, "r") as file:
+        return {name: _from_hdf5(file[name], file) for name in names if name in file}
+
+
+def _from_hdf5(node: h5py.Group | h5py.Dataset, file: h5py.File) -> Any:
+    if isinstance(node, h5py.Group):
+        if any(_is_field_of_array(member) for member in node.values()):
+            columns = {name: [_from_hdf5(file[item], file) for item in _items(node[name])] for name in node}
+            return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return {name: _from_hdf5(node[name], file) for name in node}
+    kind = _class(node)
+    if "MATLAB_empty" in node.attrs:
+        return {"char": "", "cell": [], "struct": []}.get(kind, np.empty(node[()].astype(int)))
+    if h5py.check_ref_dtype(node.dtype):
+        return [_from_hdf5(file[item], file) for item in _items(node)]
+    if kind == "char":
+        return node[()].astype("<u2").tobytes().decode("utf-16-le", "surrogatepass")
+    return node[()].T
+
+
+def _class(node: h5py.Group | h5py.Dataset) -> str:
+    return bytes(node.attrs.get("MATLAB_class", b"")).decode("ascii", "replace")
+
+
+def _is_field_of_array(node: h5py.Group | h5py.Dataset) -> bool:
+    """A field of a struct array is a list of references like a cell array, but has no class of its own."""
+    return isinstance(node, h5py.Dataset) and h5py.check_ref_dtype(node.dtype) is not None and not _class(node)
+
+
+def _items(node: h5py.Dataset) -> list[h5py.Reference]:
+    """The references of an array in MATLAB's order: HDF5 holds it transposed."""
+    return list(node[()].ravel())

@@ -1,0 +1,66 @@
+"""The image CNNs as Caffe and MatConvNet run them, for weights that were trained there (Zheng et al. 2020 used them).
+
+They take RGB pixels from 0 to 255 and subtract a mean that is part of their weights. On photos larger than 224 x 224
+they give the features of every 7x7 window of the last map: a convolutional network applied to the whole photo.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models
+
+_WINDOW = 7  # side of the last feature map of a 224 x 224 photo
+
+
+def move_strides(resnet: models.ResNet) -> None:
+    """Put the stride of each stage on its first 1x1 convolution, where the first ResNets had it, not on the 3x3."""
+    for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
+        block = stage[0]
+        block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+
+
+class CaffeResNet50(models.ResNet):  # type: ignore[misc]  # torchvision is untyped
+    """The original ResNet-50: strides on the 1x1 convolutions, and a first pooling padded at the bottom and right only.
+
+    The bias of its first convolution is part of the batch norm that follows.
+    """
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(models.resnet.Bottleneck, [3, 4, 6, 3])
+        move_strides(self)
+        self.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features `(batch, windows, 2048)`; a map smaller than a window is one window."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(pixels - self.mean[:, None, None]))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        height, width = x.shape[2:]
+        windows = F.avg_pool2d(x, (min(_WINDOW, height), min(_WINDOW, width)), stride=1)
+        features: Tensor = self.fc(windows.flatten(2).transpose(1, 2))
+        return features
+
+
+class CaffeVGG(models.VGG):  # type: ignore[misc]  # torchvision is untyped
+    """VGG-16 ("D") or VGG-19 ("E") up to fc7, without dropout and without fc7's ReLU, which the authors took out.
+
+    The classification layer has a place for its weights and no use.
+    """
+
+    mean: Tensor
+
+    def __init__(self, configuration: str) -> None:
+        super().__init__(models.vgg.make_layers(models.vgg.cfgs[configuration]))
+        for index in (2, 4, 5):
+            self.classifier[index] = nn.Identity()
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features `(batch, windows, 4096)`; a side must have 224 pixels at least."""
+        maps = self.features(pixels - self.mean[:, None, None])
+        features: Tensor = self.classifier(F.unfold(maps, _WINDOW).transpose(1, 2))
+        return features
