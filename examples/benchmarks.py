@@ -5,6 +5,7 @@
     python examples/benchmarks.py stage1        an epoch from cached features against one that runs the image CNN
     python examples/benchmarks.py memory        evaluation in blocks against the whole similarity matrix
     python examples/benchmarks.py startup       how soon the command line answers
+    python examples/benchmarks.py prepare       prepare-vocab on as many images and captions as MSCOCO has
 
 `stage1` and `startup` use the current data set of a workspace (--workspace); all run on the CPU, within minutes, and
 want an otherwise idle machine. What is measured runs in processes of its own; this one stays small, because the peak
@@ -14,7 +15,11 @@ memory of a Linux process begins at that of the process which started it.
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import multiprocessing
+import os
+import random
 import resource
 import statistics
 import subprocess
@@ -191,6 +196,90 @@ def seconds_of(*command: str) -> float:
     return statistics.median(seconds)
 
 
+def prepare(options: argparse.Namespace) -> None:
+    """Wall time and peak memory of prepare-vocab on made-up annotations of MSCOCO's size and form."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        in_own_process(write_coco, root / "coco", images=options.images, captions=options.captions)
+        sizes = ", ".join(
+            f"{path.name} {path.stat().st_size / 1e6:.0f} MB" for path in sorted((root / "coco").rglob("*.json"))
+        )
+        print(f"{options.images:,} images, {options.captions:,} captions; {sizes}")
+        for splits in ("karpathy", "paper"):
+            seconds, mib = in_own_process(prepare_coco, root / "coco", root / splits, splits)
+            print(f"  --splits {splits:<10}{seconds:8.1f} s  {mib:8.0f} MiB")
+
+
+def prepare_coco(root: Path, workspace: Path, splits: str) -> tuple[float, float]:
+    """Seconds and peak memory in MiB of the whole process, imports included."""
+    from dpce_cli.commands.prepare_vocab import Dataset, prepare_vocab
+
+    start = time.perf_counter()
+    prepare_vocab(Dataset.coco, root=root, splits=splits, workspace=workspace)
+    return time.perf_counter() - start, peak_mib()
+
+
+def write_coco(root: Path, *, images: int, captions: int) -> None:
+    """Karpathy's file, the official annotations, and empty photos; words are as unevenly frequent as in English."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("aeinorstlcdmpug", k=rng.randint(2, 9))) for _ in range(30_000)]
+    frequencies = list(itertools.accumulate(1 / rank for rank in range(1, len(words) + 1)))
+    test, train = images * 5_000 // 123_287, images * 82_783 // 123_287
+    karpathy = []
+    official: dict[str, dict[str, list[object]]] = {
+        part: {"images": [], "annotations": []} for part in ("train", "val")
+    }
+    for number in range(images):
+        part = "train" if number < train else "val"
+        name = f"COCO_{part}2014_{number:012}.jpg"
+        photo = root / f"{part}2014" / name
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        if number % 10_000 == 0 or number == train:  # file systems limit the links to a file
+            empty = photo
+            empty.touch()
+        else:
+            os.link(empty, photo)
+        texts = [
+            f"{' '.join(rng.choices(words, cum_weights=frequencies, k=rng.randint(8, 13))).capitalize()}."
+            for _ in range(captions * (number + 1) // images - captions * number // images)
+        ]
+        ids = range(10 * number, 10 * number + len(texts))
+        split = "test" if number >= images - test else "val" if number >= images - 2 * test else "restval"
+        karpathy.append(
+            {
+                "filepath": f"{part}2014",
+                "sentids": list(ids),
+                "filename": name,
+                "imgid": number,
+                "split": "train" if part == "train" else split,
+                "sentences": [
+                    {"tokens": text[:-1].lower().split(), "raw": text, "imgid": number, "sentid": sentence}
+                    for sentence, text in zip(ids, texts, strict=True)
+                ],
+                "cocoid": number,
+            }
+        )
+        official[part]["images"].append(
+            {
+                "license": 5,
+                "file_name": name,
+                "coco_url": f"http://images.cocodataset.org/{part}2014/{name}",
+                "height": 480,
+                "width": 640,
+                "date_captured": "2013-11-14 11:18:45",
+                "flickr_url": f"http://farm9.staticflickr.com/8186/{number}_76f0fae304_z.jpg",
+                "id": number,
+            }
+        )
+        official[part]["annotations"] += [
+            {"image_id": number, "id": sentence, "caption": text} for sentence, text in zip(ids, texts, strict=True)
+        ]
+    (root / "annotations").mkdir()
+    for part, content in official.items():
+        (root / "annotations" / f"captions_{part}2014.json").write_text(json.dumps(content))
+    (root / "dataset_coco.json").write_text(json.dumps({"dataset": "coco", "images": karpathy}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -220,6 +309,11 @@ def main() -> None:
     command.set_defaults(run=startup)
     command.add_argument("--workspace", type=Path, default=Path("dpce-workspace"))
     command.add_argument("--query", default="a woman in blue")
+
+    command = commands.add_parser("prepare", help=prepare.__doc__)
+    command.set_defaults(run=prepare)
+    command.add_argument("--images", type=int, default=123_287)
+    command.add_argument("--captions", type=int, default=616_767)
 
     options = parser.parse_args()
     options.run(options)
