@@ -54,6 +54,9 @@ class ImageConfig:
     """Smallest side of a random training crop, as a share of the photo's."""
     mirror: bool
     """Flip half of the training photos, and average test embeddings over photo and mirror image."""
+    test_view: Literal["crop", "full"]
+    """What test embeddings are made from: "crop" is the central crop, "full" the whole photo, summed over every place
+    that a crop can take on the CNN's map, as in the paper. Validation while a model trains always takes the crop."""
     cached_crops: int
     """Random crops a photo in the feature cache, besides the plain and the mirrored view."""
 

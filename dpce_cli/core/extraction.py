@@ -14,7 +14,7 @@ from dpce_cli.core.checkpoint import (
     restore_text_encoder,
 )
 from dpce_cli.core.data.images import read_views
-from dpce_cli.core.data.views import FixedViews
+from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.feature_cache import cached_test_features
@@ -38,9 +38,10 @@ def extract_features(
 ) -> Path:
     """Embed every photo and caption of a split; an interrupted extraction goes on where it stopped.
 
-    Photos are averaged over themselves and their mirror image where the model was trained with mirror images,
-    captions over all placements where it was trained with position shift (Zheng et al. 2020, section 5.1). Where
-    training left the frozen CNN's features of these photos in the cache, they are not computed again.
+    Photos are averaged over themselves and their mirror image where the model was trained with mirror images, and over
+    all places of a crop on the whole photo where `image.test_view` is "full"; captions over all placements where it was
+    trained with position shift (Zheng et al. 2020, section 5.1). Where training left the frozen CNN's features of these
+    photos' crops in the cache, they are not computed again.
 
     Raises:
         DataError: no photo can be read.
@@ -68,8 +69,11 @@ def extract_features(
         if (done := store.done("image_embeddings")) < len(images):
             encoder = restore_image_encoder(checkpoint).to(device)
             paths = [image.path for image in images[done:]]
-            views = read_views(dataset.root, paths, FixedViews(config.image), batch_size=_IMAGES, workers=workers)
-            features = cached_test_features(workspace, dataset, encoder, config.image, split=split)
+            whole = config.image.test_view == "full"
+            size = 1 if whole else _IMAGES  # whole photos differ in size
+            view = views_in_testing(config.image)
+            views = read_views(dataset.root, paths, view, batch_size=size, workers=workers)
+            features = None if whole else cached_test_features(workspace, dataset, encoder, config.image, split=split)
             if features is not None:
                 reporter.note("taking the image CNN's features from the cache")
                 views = _from_cache(features[done:])
@@ -77,7 +81,7 @@ def extract_features(
                 for positions, batch, problems in views:
                     rows = torch.zeros(len(positions) + len(problems), dim)
                     if positions:
-                        first = positions[0] // _IMAGES * _IMAGES
+                        first = positions[0] // size * size
                         rows[torch.tensor(positions) - first] = encode_images(encoder, batch.to(device))
                     for problem in problems:
                         reporter.warn(f"{problem}: skipped")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def _meta(dataset: PreparedDataset, encoder: ImageEncoder, config: ImageConfig, 
     """What a cache depends on besides the photos' paths."""
     return {
         "cnn": fingerprint(encoder.backbone.state_dict()),
-        "image": asdict(config),
+        "image": asdict(replace(config, test_view="crop")),  # the cache has nothing else
         "root": str(dataset.root),
         "views": 1 + config.mirror + crops,
     }

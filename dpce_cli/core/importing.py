@@ -60,7 +60,7 @@ def import_pair(
     """Make an image and a text network of the paper's authors the best model of a stage, for the current data set.
 
     The data set only tells on what the model is used; its photos and captions had no part in the training. Photos are
-    seen as the authors did, at a short side of 256, but for the parts left and right of the central square.
+    seen as the authors did, whole at a short side of 256.
 
     Args:
         fresh: replace the model that is there.
@@ -137,7 +137,13 @@ def _config(network: Network, config: Config) -> Config:
         classifier_scale=0.0,
     )
     image = replace(
-        config.image, backbone=backbone_of(network.params), backbone_weights="none", resize=256, crop=256, mirror=True
+        config.image,
+        backbone=backbone_of(network.params),
+        backbone_weights="none",
+        resize=256,
+        crop=224,
+        mirror=True,
+        test_view="full",
     )
     return replace(config, text=text, image=image, model=model)
 

@@ -62,6 +62,7 @@ def paper_flickr30k() -> Config:
             crop=224,
             min_crop_scale=0.8,  # RC
             mirror=True,
+            test_view="full",  # section 5.1
             cached_crops=4,  # ours: fresh crops need --no-feature-cache
         ),
         model=ModelConfig(
@@ -206,7 +207,7 @@ def flickr8k() -> Config:
         paper,
         preset="flickr8k",
         text=replace(paper.text, lowercase=True),  # GloVe and most other vectors are lower-case
-        image=replace(paper.image, resize=224, cached_crops=0),
+        image=replace(paper.image, resize=224, test_view="crop", cached_crops=0),
         model=replace(
             paper.model,
             embedding_dim=512,
@@ -246,6 +247,7 @@ def scenes() -> Config:
             crop=48,
             min_crop_scale=0.9,
             mirror=False,  # captions tell left from right
+            test_view="crop",
             cached_crops=0,
         ),
         model=replace(base.model, word_dim=100),

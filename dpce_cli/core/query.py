@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dpce_cli.core.checkpoint import Checkpoint, restore_image_encoder, restore_text_encoder
 from dpce_cli.core.data.images import load_image
-from dpce_cli.core.data.views import FixedViews
+from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.encoding import encode_images, encode_text
 from dpce_cli.core.errors import QueryError
 from dpce_cli.core.progress import Reporter
@@ -49,5 +49,5 @@ def embed_photo(checkpoint: Checkpoint, path: Path) -> Tensor:
     Raises:
         DataError: the file cannot be read as an image.
     """
-    views = FixedViews(checkpoint.config.image)(load_image(path), 0)
+    views = views_in_testing(checkpoint.config.image)(load_image(path), 0)
     return encode_images(restore_image_encoder(checkpoint), views[None])[0]

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.artefacts import load_best, load_features
@@ -21,6 +22,7 @@ from dpce_cli.core.errors import CheckpointError, DataError, WorkspaceError
 from dpce_cli.core.extraction import extract_features
 from dpce_cli.core.features import load_feature_store
 from dpce_cli.core.progress import Advance, Reporter
+from dpce_cli.core.query import embed_photo
 from dpce_cli.core.workspace import PreparedDataset, Workspace
 from tests.core.tiny import (
     Recorder,
@@ -100,6 +102,26 @@ def test_every_photo_and_caption_is_embedded_as_by_itself(many: Workspace, worke
     torch.testing.assert_close(store.text_embeddings, texts, atol=1e-5, rtol=0)
     assert store.image_ids == tuple(image.image_id for image in dataset.split("val"))
     assert store.captions == tuple(caption for image in dataset.split("val") for caption in image.captions)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_whole_photos_of_any_size_are_embedded_as_a_query_is(many: Workspace, tmp_path: Path, workers: int) -> None:
+    dataset, model = many.load_dataset(), checkpoint(many, 1, "best")
+    dataset = replace(dataset, root=shutil.copytree(dataset.root, tmp_path / "photos"))
+    model = replace(model, config=replace(model.config, image=replace(model.config.image, test_view="full")))
+    paths = [dataset.root / image.path for image in dataset.split("val")]
+    for number, path in enumerate(paths):
+        with Image.open(path) as photo:
+            photo.resize((40 + number % 3, 40 + 7 * (number % 2))).save(path)
+    paths[3].write_bytes(b"")
+    reporter = Recorder()
+    store = load_feature_store(_extract(many, model, dataset=dataset, workers=workers, reporter=reporter))
+
+    kept = [path for path in paths if path != paths[3]]
+    assert store.image_paths == tuple(path.name for path in kept)
+    queries = torch.stack([embed_photo(model, path) for path in kept])
+    torch.testing.assert_close(store.image_embeddings, queries, atol=1e-5, rtol=0)
+    assert "taking the image CNN's features from the cache" not in reporter.notes
 
 
 def test_cached_features_stand_in_for_the_photos(

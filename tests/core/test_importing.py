@@ -104,7 +104,8 @@ def test_the_sizes_and_the_protocol_are_in_the_configuration(imported: Checkpoin
     model, image = imported.config.model, imported.config.image
     assert (model.text_blocks, model.text_width, model.embedding_dim, model.word_dim) == (COUNTS, 1 / 16, 24, 12)
     assert (model.position_shift, model.relu, model.classifier_bias, model.classifier_scale) == (True, True, True, 0)
-    assert (image.backbone, image.resize, image.crop, image.mirror) == ("resnet50-caffe", 256, 256, True)
+    assert (image.backbone, image.resize, image.crop, image.mirror) == ("resnet50-caffe", 256, 224, True)
+    assert image.test_view == "full"
     assert imported.config.text.max_words == 32
     assert (imported.stage, imported.step, imported.vocabulary.words) == (2, 0, WORDS)
 

@@ -8,7 +8,7 @@ import torch
 
 from dpce_cli.core.checkpoint import Checkpoint, restore_image_encoder, restore_text_encoder
 from dpce_cli.core.data.images import load_image
-from dpce_cli.core.data.views import FixedViews
+from dpce_cli.core.data.views import FixedViews, WholePhoto
 from dpce_cli.core.encoding import encode_images, encode_text
 from dpce_cli.core.errors import DataError, QueryError
 from dpce_cli.core.query import embed_photo, embed_sentence
@@ -95,6 +95,15 @@ def test_a_photo_is_embedded_in_the_views_that_the_model_was_trained_for(
     torch.testing.assert_close(
         embed_photo(model, photos / "val0.png"), encode_images(restore_image_encoder(model), views[None])[0]
     )
+
+
+def test_a_whole_photo_is_embedded_where_the_model_is_tested_on_it(model: Checkpoint, photos: Path) -> None:
+    config = replace(model.config, image=replace(model.config.image, test_view="full"))
+    views = WholePhoto(config.image)(load_image(photos / "val0.png"), 0)
+    assert views.shape[2:] == (40, 40)
+    whole = embed_photo(replace(model, config=config), photos / "val0.png")
+    torch.testing.assert_close(whole, encode_images(restore_image_encoder(model), views[None])[0])
+    assert not torch.allclose(whole, embed_photo(model, photos / "val0.png"), atol=1e-3)
 
 
 def test_a_photo_that_cannot_be_read_is_refused(model: Checkpoint, tmp_path: Path) -> None:

@@ -89,6 +89,19 @@ def plain_view(image: Image.Image, *, resize: int, crop: int) -> Tensor:
     return _scaled(image, crop, ((image.width - side) / 2, (image.height - side) / 2, side, side))
 
 
+def whole_view(image: Image.Image, *, resize: int) -> Tensor:
+    """The whole image scaled (bicubic) to a short side of `resize`: a uint8 tensor (3, height, width).
+
+    Of an image more than four times as long as it is wide, only the middle is taken: its cost grows with its length.
+    """
+    short = min(image.size)
+    width, height = (min(side, 4 * short) for side in image.size)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    size = round(width * resize / short), round(height * resize / short)
+    pixels = np.array(image.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height)))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
 def training_view(image: Image.Image, *, crop: int, min_scale: float, flip: bool, generator: torch.Generator) -> Tensor:
     """A random part of the image, mirrored half of the time if `flip`, as a uint8 tensor (3, crop, crop).
 

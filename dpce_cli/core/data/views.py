@@ -9,13 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import ImageConfig
-from dpce_cli.core.data.images import mirrored, plain_view, training_view
+from dpce_cli.core.data.images import View, mirrored, plain_view, training_view, whole_view
 from dpce_cli.core.seeding import generator_for
 
 
 @dataclass(frozen=True)
 class FixedViews:
-    """The test view of a photo, its mirror image if `config.mirror`, and `crops` random crops: (views, 3, h, w)."""
+    """The central crop of a photo, its mirror image if `config.mirror`, and `crops` random crops: (views, 3, h, w)."""
 
     config: ImageConfig
     crops: int = 0
@@ -24,6 +24,22 @@ class FixedViews:
         plain = plain_view(_shaped(self.config, image), resize=self.config.resize, crop=self.config.crop)
         views = [plain, mirrored(plain)] if self.config.mirror else [plain]
         return torch.stack([*views, *(random_crop(self.config, image, position, crop) for crop in range(self.crops))])
+
+
+@dataclass(frozen=True)
+class WholePhoto:
+    """The photo at a short side of `config.resize`, and its mirror image if `config.mirror`: (views, 3, h, w)."""
+
+    config: ImageConfig
+
+    def __call__(self, image: Image.Image, position: int) -> Tensor:
+        whole = whole_view(_shaped(self.config, image), resize=self.config.resize)
+        return torch.stack([whole, mirrored(whole)] if self.config.mirror else [whole])
+
+
+def views_in_testing(config: ImageConfig) -> View:
+    """What `config.test_view` says that a photo is embedded from; whole photos differ in size."""
+    return WholePhoto(config) if config.test_view == "full" else FixedViews(config)
 
 
 def random_crop(config: ImageConfig, image: Image.Image, *seed: int | str) -> Tensor:

@@ -54,7 +54,9 @@ class DualEncoder(nn.Module):
     def __init__(self, config: Config, *, vocabulary_size: int, word_dim: int, instances: int) -> None:
         super().__init__()
         model = config.model
-        self.image_encoder = ImageEncoder(backbone=config.image.backbone, embedding_dim=model.embedding_dim)
+        self.image_encoder = ImageEncoder(
+            backbone=config.image.backbone, embedding_dim=model.embedding_dim, crop=config.image.crop
+        )
         self.text_encoder = build_text_encoder(model, vocabulary_size=vocabulary_size, word_dim=word_dim)
         self.shared_classifier = SharedClassifier(
             instances=instances,

@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision import models
 
 from dpce_cli.core.data.images import normalize
@@ -111,10 +112,14 @@ class ImageEncoder(nn.Module):
     Args:
         backbone: one of `BACKBONES`.
         embedding_dim: length of the embedding.
+        crop: side in pixels of the training crops. On a larger photo, the pooling over a crop's map becomes a window
+            that slides over the photo's map, and fc6 of a VGG a convolution (Zheng et al. 2020, section 5.1, and the
+            authors' code).
     """
 
-    def __init__(self, *, backbone: str, embedding_dim: int) -> None:
+    def __init__(self, *, backbone: str, embedding_dim: int, crop: int = 224) -> None:
         super().__init__()
+        self.crop = crop
         self.backbone = build_backbone(backbone)
         _, _, feature_dim = _BACKBONES[backbone]
         if isinstance(self.backbone, models.VGG):
@@ -157,10 +162,22 @@ class ImageEncoder(nn.Module):
         return features[:, 0]
 
     def _window_features(self, images: Tensor) -> Tensor:
-        """`(batch, windows, feature_dim)`; only the Caffe CNNs see more than one window."""
+        """`(batch, windows, feature_dim)`; a photo no larger than a training crop is one window."""
         if isinstance(self.backbone, CaffeResNet50 | CaffeVGG):
             return cast(Tensor, self.backbone(images.to(torch.float32, memory_format=torch.channels_last)))
-        return cast(Tensor, self.backbone(normalize(images, mean=self.mean, std=IMAGENET_STD)))[:, None]
+        pixels = normalize(images, mean=self.mean, std=IMAGENET_STD)
+        if max(images.shape[2:]) <= self.crop:
+            return cast(Tensor, self.backbone(pixels))[:, None]
+        if isinstance(self.backbone, models.VGG):
+            side = self.crop // 32
+            windows = F.unfold(self.backbone.features(pixels), side).transpose(1, 2)  # (batch, windows, 512 * side**2)
+            pooled = self.backbone.avgpool(windows.flatten(0, 1).unflatten(1, (-1, side, side)))
+            return cast(Tensor, self.backbone.classifier(pooled.flatten(1)).unflatten(0, windows.shape[:2]))
+        maps = pixels
+        for layer in list(self.backbone.children())[:-2]:  # without the pooling and the classification layer
+            maps = layer(maps)
+        windows = F.avg_pool2d(maps, -(-self.crop // 32), stride=1)  # a map's side is the photo's / 32, rounded up
+        return windows.flatten(2).transpose(1, 2)
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images, uint8 `(batch, 3, height, width)`, or their pooled features `(batch, feature_dim)`.

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dpce_cli.core.data.images import load_image, mirrored, normalize, plain_view, training_view
+from dpce_cli.core.data.images import load_image, mirrored, normalize, plain_view, training_view, whole_view
 from dpce_cli.core.errors import DataError
 
 
@@ -171,6 +171,30 @@ def test_the_plain_view_is_the_centre_of_the_scaled_image() -> None:
     assert view.dtype == torch.uint8
     assert view[:, :, :100].float().mean((1, 2)).tolist() == [255, 0, 0]
     assert view[:, :, 124:].float().mean((1, 2)).tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((400, 300), (256, 341)), ((300, 400), (341, 256)), ((100, 100), (256, 256)), ((30, 31), (265, 256))],
+)
+def test_the_whole_view_keeps_the_shape_and_has_the_short_side_asked_for(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert whole_view(stripes(*size), resize=256).shape == (3, *expected)
+
+
+def test_the_whole_view_shows_the_image_from_edge_to_edge() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 60, 3), dtype=np.uint8)
+    assert whole_view(Image.fromarray(noise), resize=60).equal(torch.from_numpy(noise).permute(2, 0, 1))
+
+
+def test_of_an_extremely_long_image_the_whole_view_has_the_middle() -> None:
+    image = Image.new("RGB", (50_000, 10))
+    image.paste("white", (24_970, 0, 25_030, 10))
+    view = whole_view(image, resize=40)
+    assert view.shape == (3, 40, 160)
+    assert view.min() == 255
+    assert whole_view(image.rotate(90, expand=True), resize=40).shape == (3, 160, 40)
 
 
 def test_the_plain_view_agrees_with_resizing_first_and_cropping_then() -> None:

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from dpce_cli.core.config import ImageConfig
-from dpce_cli.core.data.views import FixedViews, random_crop
+from dpce_cli.core.data.views import FixedViews, random_crop, views_in_testing
 from dpce_cli.core.presets import build_preset
 
 
@@ -35,6 +35,21 @@ def test_training_crops_of_a_squashed_image_are_squashed_too() -> None:
     assert all(0.5 < share < 0.75 for share in shares)
     shares = [float((random_crop(config(), rings(), seed)[0] > 128).float().mean()) for seed in range(20)]
     assert min(shares) < 0.1
+
+
+def test_in_testing_the_configuration_decides_between_the_crop_and_the_whole_photo() -> None:
+    assert views_in_testing(config("image.test_view=crop"))(rings(), 0).equal(FixedViews(config())(rings(), 0))
+    plain, mirror = views_in_testing(config("image.test_view=full"))(rings(), 0)
+    assert plain.shape == (3, 120, 40)
+    assert plain.equal(mirror.flip(-1))
+    assert views_in_testing(config("image.test_view=full", "image.mirror=false"))(rings(), 0).shape == (1, 3, 120, 40)
+
+
+def test_a_squashed_photo_is_whole_as_a_square() -> None:
+    plain, _ = views_in_testing(config("image.test_view=full", "image.squash=true"))(rings(), 0)
+    assert plain.shape == (3, 40, 40)
+    assert plain[:, 2].min() > 250
+    assert plain[:, 20].max() < 5
 
 
 def test_squashing_changes_nothing_about_a_square_image_of_the_size() -> None:
