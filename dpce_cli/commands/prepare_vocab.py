@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dpce_cli.commands.options import DEFAULT_WORKSPACE, SeedOption, SetOption, WorkspaceOption
+from dpce_cli.commands.options import DEFAULT_WORKSPACE, SeedOption, SetOption, WorkersOption, WorkspaceOption
 
 
 class Dataset(StrEnum):
@@ -66,6 +66,13 @@ def prepare_vocab(
     preset: Annotated[
         str | None, typer.Option("--preset", help="A named configuration.  \\[default: by data set]")
     ] = None,
+    resize: Annotated[
+        bool,
+        typer.Option(
+            "--resize-images", help="Keep photos in the workspace at the size that training needs, to read them faster."
+        ),
+    ] = False,
+    workers: WorkersOption = 2,
     settings: SetOption = [],  # noqa: B006 - Typer copies it
     seed: SeedOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -110,6 +117,11 @@ def prepare_vocab(
             captioned = read_folder(
                 root, captions=captions, val_fraction=val_fraction, test_fraction=test_fraction, seed=config.seed
             )
+    if resize:
+        from dpce_cli.core.data.resizing import resize_images  # slow to import: it decodes with torch's workers
+
+        folder = workspace / captioned.name / "images"
+        captioned = resize_images(captioned, folder, config.image, workers=workers, reporter=reporter)
     for line in captioned.skipped:
         reporter.warn(f"left out: {line}")
     prepared, summaries = prepare_dataset(Workspace(workspace), captioned, config, reporter)

@@ -7,6 +7,7 @@
         splits.json               ids of each split, where the splits were drawn
         images.jsonl              one image a line: id, path, split, captions, identity, token ids
         vocabulary.json
+        images/                   the photos of prepare-vocab --resize-images
         word_vectors.h5
         cache/                    pooled CNN features, one file a split and setting
         stage1/  stage2/          last.pt, best.pt, metrics.jsonl, curves.png, tensorboard/

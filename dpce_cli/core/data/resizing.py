@@ -1,0 +1,110 @@
+"""Small copies of a data set's photos, which are decoded in a fraction of the time."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dpce_cli.core.config import ImageConfig
+from dpce_cli.core.data.images import read_views
+from dpce_cli.core.data.reading import Skips
+from dpce_cli.core.data.records import CaptionedImages
+from dpce_cli.core.errors import DataError, WorkspaceError
+from dpce_cli.core.files import replacing, write_json
+from dpce_cli.core.progress import Reporter
+
+_BATCH = 32
+
+
+def resize_images(
+    captioned: CaptionedImages, folder: Path, config: ImageConfig, *, workers: int, reporter: Reporter
+) -> CaptionedImages:
+    """The data set with its photos in `folder`: same paths, resized as `config` says.
+
+    What `.jpg` and `.jpeg` name becomes a JPEG of quality 95, anything else a PNG; a photo that is small enough is
+    copied. An interrupted call is continued by the next one with the same root and sizes, and a photo that is newer
+    than its copy is resized again. Photos that cannot be read are left out and counted in `skipped`.
+
+    Raises:
+        DataError: none of the photos can be read.
+        WorkspaceError: `folder` cannot be written.
+    """
+    about = {"root": str(captioned.root.resolve()), "resize": config.resize, "squash": config.squash}
+    if _read(folder / "resized.json") != about:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / "resized.json", about)
+    paths = tuple(image.path for image in captioned.images)
+    pending = tuple(path for path in paths if _time(captioned.root / path) >= _time(folder / path))
+    skips, bad = Skips(), set[str]()
+    with reporter.track("resizing photos", len(paths), len(paths) - len(pending)) as advance:
+        write = _WriteResized(captioned.root, folder, pending, config)
+        start = 0
+        for positions, failures, problems in read_views(
+            captioned.root, pending, write, batch_size=_BATCH, workers=workers
+        ):
+            if failed := failures[failures != 0].tolist():
+                raise WorkspaceError(
+                    f"{folder}: cannot be written ({os.strerror(failed[0])}); free space or choose another "
+                    "--workspace, then run again to continue where it stopped"
+                )
+            for problem in problems:
+                skips.add("photos that cannot be read", problem.partition("; ")[0])
+            batch = pending[start : start + _BATCH]
+            bad |= set(batch) - {pending[position] for position in positions}
+            start += len(batch)
+            advance(len(batch))
+    readable = tuple(image for image in captioned.images if image.path not in bad)
+    if not readable:
+        raise DataError(f"{captioned.root}: none of the photos can be read; put them there and run again")
+    return dataclasses.replace(captioned, root=folder, images=readable, skipped=(*captioned.skipped, *skips.lines()))
+
+
+@dataclass(frozen=True)
+class _WriteResized:
+    """Writes the copy of the photo at a position of `paths`; the result is 0 or the number of a system error."""
+
+    root: Path
+    folder: Path
+    paths: tuple[str, ...]
+    config: ImageConfig
+
+    def __call__(self, image: Image.Image, position: int) -> Tensor:
+        path, side = self.paths[position], self.config.resize
+        ratio = side / min(image.size)
+        size = (side, side) if self.config.squash else (round(image.width * ratio), round(image.height * ratio))
+        try:
+            with replacing(self.folder / path) as temporary:
+                if ratio >= 1 and not self.config.squash:
+                    shutil.copyfile(self.root / path, temporary)
+                else:
+                    small = image.resize(size, Image.Resampling.BICUBIC)
+                    jpeg = path.lower().endswith((".jpg", ".jpeg"))
+                    small.save(temporary, "JPEG" if jpeg else "PNG", quality=95)
+        except WorkspaceError as error:
+            return torch.tensor(getattr(error.__cause__, "errno", None) or errno.EIO)
+        return torch.tensor(0)
+
+
+def _time(path: Path) -> float:
+    """When a file was written; never, if it is not there."""
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return float("-inf")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dpce_cli.core.config import ImageConfig
+from dpce_cli.core.data.images import load_image
+from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
+from dpce_cli.core.data.resizing import resize_images
+from dpce_cli.core.data.views import FixedViews
+from dpce_cli.core.errors import DataError, WorkspaceError
+from dpce_cli.core.presets import build_preset
+from dpce_cli.core.progress import Reporter
+
+SIZES = {"wide.jpg": (300, 100), "sub/tall.png": (90, 200), "small.jpeg": (30, 50), "square.gif": (64, 64)}
+
+
+def config(*settings: str) -> ImageConfig:
+    return build_preset("scenes").with_settings(["image.resize=40", "image.crop=32", *settings]).image
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x / width * 7 + k) + np.cos(y / height * 5 - k) for k in range(3)]
+    return Image.fromarray((np.stack(waves, axis=2) * 60 + 128).astype(np.uint8))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> CaptionedImages:
+    images = []
+    for name, size in SIZES.items():
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        smooth(*size).save(path)
+        images.append(CaptionedImage(image_id=name, path=name, split="train", captions=("a wave",)))
+    return CaptionedImages(name="waves", root=tmp_path / "photos", images=tuple(images), skipped=("ghosts: 1",))
+
+
+def kinds(data: CaptionedImages) -> dict[str, tuple[tuple[int, int], str | None]]:
+    found = {}
+    for name in SIZES:
+        with Image.open(data.root / name) as image:
+            found[name] = (image.size, image.format)
+    return found
+
+
+def resize(
+    photos: CaptionedImages, folder: Path, *settings: str, workers: int = 0, reporter: Reporter | None = None
+) -> CaptionedImages:
+    return resize_images(photos, folder, config(*settings), workers=workers, reporter=reporter or Reporter())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_photos_keep_their_shape_at_the_short_side_and_small_ones_are_copied(
+    photos: CaptionedImages, tmp_path: Path, workers: int
+) -> None:
+    small = resize(photos, tmp_path / "images", workers=workers)
+    assert small == replace(photos, root=tmp_path / "images")
+    assert kinds(small) == {
+        "wide.jpg": ((120, 40), "JPEG"),
+        "sub/tall.png": ((40, 89), "PNG"),
+        "small.jpeg": ((30, 50), "JPEG"),
+        "square.gif": ((40, 40), "PNG"),
+    }
+    assert (small.root / "small.jpeg").read_bytes() == (photos.root / "small.jpeg").read_bytes()
+
+
+def test_photos_are_squashed_where_the_preset_squashes(photos: CaptionedImages, tmp_path: Path) -> None:
+    small = resize(photos, tmp_path / "images", "image.squash=true")
+    assert {size for size, _ in kinds(small).values()} == {(40, 40)}
+
+
+@pytest.mark.parametrize("squash", ["true", "false"])
+@pytest.mark.parametrize("name", SIZES)
+def test_the_encoder_sees_the_same_of_a_resized_photo(
+    photos: CaptionedImages, tmp_path: Path, name: str, squash: str
+) -> None:
+    small = resize(photos, tmp_path / "images", f"image.squash={squash}")
+    view = FixedViews(config(f"image.squash={squash}"))
+    before, after = (view(load_image(data.root / name), 0).float() for data in (photos, small))
+    assert (before - after).abs().mean() < 3
+
+
+def test_only_what_is_missing_or_older_than_its_photo_is_resized_again(photos: CaptionedImages, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    resize(photos, folder)
+    for name in SIZES:
+        (folder / name).write_text("kept")
+        os.utime(photos.root / name, (1, 1))
+    (folder / "wide.jpg").unlink()
+    os.utime(photos.root / "square.gif")
+    os.utime(folder / "square.gif", (2, 2))
+    resize(photos, folder)
+    kept = {name for name in SIZES if (folder / name).read_bytes() == b"kept"}
+    assert kept == {"sub/tall.png", "small.jpeg"}
+    resize(photos, folder, "image.resize=50")
+    assert load_image(folder / "sub/tall.png").size == (50, 111)
+    (folder / "resized.json").write_text("{")
+    resize(photos, folder)
+    assert load_image(folder / "sub/tall.png").size == (40, 89)
+
+
+def test_photos_that_cannot_be_read_are_left_out_and_counted(photos: CaptionedImages, tmp_path: Path) -> None:
+    (photos.root / "wide.jpg").write_bytes(b"no photo")
+    (photos.root / "square.gif").unlink()
+    small = resize(photos, tmp_path / "images")
+    assert [image.path for image in small.images] == ["sub/tall.png", "small.jpeg"]
+    assert small.skipped[0] == "ghosts: 1"
+    assert small.skipped[1].startswith("photos that cannot be read: 2 (first: ")
+    assert f"{photos.root / 'square.gif'}: cannot be read (No such file or directory)" in small.skipped[1]
+    assert not (small.root / "wide.jpg").exists()
+
+
+def test_without_a_readable_photo_there_is_no_data_set(photos: CaptionedImages, tmp_path: Path) -> None:
+    for name in SIZES:
+        (photos.root / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"photos: none of the photos can be read; put them there"):
+        resize(photos, tmp_path / "images")
+
+
+def test_a_full_disk_is_an_error_that_leaves_no_half_written_photo(
+    photos: CaptionedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, move = tmp_path / "images", os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if target.name == "tall.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        move(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(WorkspaceError, match=r"images: cannot be written \(No space left on device\); free space"):
+            resize(photos, folder)
+    assert list((folder / "sub").iterdir()) == []
+    assert len(resize(photos, folder).images) == 4
