@@ -117,7 +117,7 @@ def lay_out_scenes(root: Path, scenes: CaptionedImages, dataset: str) -> None:
                 listed.append({"filename": f"{number}.jpg", "sentences": sentences})
             case _:
                 photo = f"imgs/CUHK03/{number}.png"
-                listed.append({"id": number // 2, "file_path": f"CUHK03/{number}.png", "captions": image.captions})
+                listed.append({"id": (number - 1) // 2, "file_path": f"CUHK03/{number}.png", "captions": image.captions})
         listed[-1]["split"] = image.split
         (root / photo).parent.mkdir(parents=True, exist_ok=True)
         if photo.endswith(".png"):
