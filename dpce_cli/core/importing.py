@@ -60,7 +60,7 @@ def import_pair(
     """Make an image and a text network of the paper's authors the best model of a stage, for the current data set.
 
     The data set only tells on what the model is used; its photos and captions had no part in the training. Photos are
-    seen as the authors did, whole at a short side of 256.
+    seen as in the authors' tests, whole at a short side of 256, or squashed where the data set's are.
 
     Args:
         fresh: replace the model that is there.

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dpce_cli.core.artefacts import load_best
 from dpce_cli.core.checkpoint import Checkpoint, load_checkpoint, restore_image_encoder, restore_text_encoder
+from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.errors import CheckpointError, VocabularyError, WorkspaceError
 from dpce_cli.core.importing import import_backbone, import_pair
@@ -83,13 +85,14 @@ def test_captions_have_the_embeddings_that_matconvnet_gives_them(imported: Check
 
 
 def test_photos_have_the_embeddings_that_matconvnet_gives_them(imported: Checkpoint, params: Params) -> None:
-    photo = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    views = torch.from_numpy(np.stack([photo, photo[:, ::-1]])).permute(0, 3, 1, 2)
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    views = views_in_testing(imported.config.image)(photo, 0)
+    assert views.shape == (2, 3, 256, 341)
     embedding = encode_images(restore_image_encoder(imported), views[None])[0].numpy()
     total = np.zeros(24)
-    for view in (photo, photo[:, ::-1]):
+    for view in views.permute(0, 2, 3, 1).numpy():
         features = oracle.resnet50(params, view - np.array(MEAN))
-        assert features.shape == (2, 2, 2048)
+        assert features.shape == (2, 5, 2048)
         total += oracle.image_head(params, features)
     assert np.abs(embedding - normalised(total)).max() < 1e-5
 

@@ -60,7 +60,7 @@ def _from_hdf5(node: h5py.Group | h5py.Dataset, file: h5py.File) -> Any:
             return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return {name: _from_hdf5(node[name], file) for name in node}
     kind = _class(node)
-    if "MATLAB_empty" in node.attrs:
+    if node.attrs.get("MATLAB_empty", 0):
         return {"char": "", "cell": [], "struct": []}.get(kind, np.empty(node[()].astype(int)))
     if h5py.check_ref_dtype(node.dtype):
         return [_from_hdf5(file[item], file) for item in _items(node)]
