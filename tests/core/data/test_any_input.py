@@ -140,7 +140,7 @@ def test_a_changed_file(case: Case, data: st.DataObject) -> None:
 @many
 @given(VALUES)
 def test_any_json(case: Case, value: Any) -> None:
-    root, path, original, read = case
+    root, path, _, read = case
     path.write_text(json.dumps(value))
     valid_or_refused(read, root)
 
