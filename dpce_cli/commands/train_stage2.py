@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from dpce_cli.commands.options import (
     DEFAULT_WORKSPACE,
     DeviceOption,
@@ -17,6 +21,10 @@ from dpce_cli.commands.options import (
 
 def train_stage2(
     epochs: EpochsOption = None,
+    from_scratch: Annotated[
+        bool,
+        typer.Option("--from-scratch", help="Begin with untrained encoders, not Stage I's: one stage."),
+    ] = False,
     feature_cache: FeatureCacheOption = True,
     settings: SetOption = [],  # noqa: B006 - Typer copies it
     fresh: FreshOption = False,
@@ -27,7 +35,7 @@ def train_stage2(
 ) -> None:
     """Stage II: add the ranking loss, from Stage I's best model. Interrupted, the same command continues.
 
-    Encoders and seed are Stage I's; only stage2.* can be set.
+    Encoders and seed are Stage I's; only stage2.* can be set, unless --from-scratch.
 
     Example: dpce train-stage2 --set stage2.margin=0.1
     """
@@ -36,23 +44,32 @@ def train_stage2(
     from dpce_cli.core.artefacts import load_best
     from dpce_cli.core.config import stage2_config
     from dpce_cli.core.devices import choose_device
+    from dpce_cli.core.preparation import load_initial_vectors
+    from dpce_cli.core.training import stage1, stage2
     from dpce_cli.core.training.plan import plan_stage
     from dpce_cli.core.training.run import RunOptions
-    from dpce_cli.core.training.stage2 import train_stage2 as train
-    from dpce_cli.core.training.stage2 import word_table
     from dpce_cli.core.workspace import Workspace
 
     place = Workspace(workspace)
     dataset = place.load_dataset()
-    first = load_best(place, dataset, 1)
     if epochs is not None:
         settings = [*settings, f"stage2.epochs={epochs}"]
-    config = stage2_config(first.config, dataset.config, settings)
+    first = None if from_scratch else load_best(place, dataset, 1)
+    vectors = load_initial_vectors(place, dataset) if from_scratch else None
+    if first:
+        config = stage2_config(first.config, dataset.config, settings)
+        words, classes = stage2.word_table(first), first.instances
+    else:
+        config = dataset.config.with_settings(settings)
+        words, classes = stage1.word_table(dataset, config, vectors), dataset.instances
     if show_config:
-        words = word_table(first)
-        plan = plan_stage(dataset, config, words, stage=2, feature_cache=feature_cache, classes=first.instances)
+        plan = plan_stage(dataset, config, words, stage=2, feature_cache=feature_cache, classes=classes)
         print_plan(plan, config)
         return
     options = RunOptions(device=choose_device(device), workers=workers, feature_cache=feature_cache, fresh=fresh)
-    result = train(place, dataset, config, first, options, ConsoleReporter())
+    reporter = ConsoleReporter()
+    if first:
+        result = stage2.train_stage2(place, dataset, config, first, options, reporter)
+    else:
+        result = stage2.train_in_one_stage(place, dataset, config, vectors, options, reporter)
     print_result(result, then="dpce extract-features")

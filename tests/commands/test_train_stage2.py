@@ -81,3 +81,27 @@ def test_the_plan_is_printed_and_nothing_is_trained(workspace: Path) -> None:
     assert "\nstage2.margin=0.3\n" in outcome.stdout
     assert "\nclasses: 12\n" in outcome.stdout
     assert (workspace / "scenes" / "stage2" / "best.pt").stat() == before
+
+
+def test_from_scratch_there_is_one_stage_and_no_other_model(prepared: Path) -> None:
+    outcome = _train(prepared, "--from-scratch", "--set", "model.dropout=0.5", "--set", "stage2.image_weight=0")
+
+    assert outcome.code == 0, outcome
+    made = load_checkpoint(prepared / "scenes" / "stage2" / "best.pt", remedy="")
+    assert (made.stage, made.parent, made.word_vectors) == (2, "", "word2vec trained on the captions")
+    assert (made.config.model.dropout, made.config.stage2.image_weight) == (0.5, 0)
+    assert not (prepared / "scenes" / "stage1").exists()
+    succeed("extract-features", "--workers", "0", workspace=prepared)
+    plan = succeed("train-stage2", "--from-scratch", "--show-config", workspace=prepared).stdout
+    assert "\nclasses: 12\n" in plan
+
+    frozen = ("--set", "stage2.multipliers.backbone=0", "--fresh")
+    assert "--set stage2.multipliers.backbone=1" in _train(prepared, "--from-scratch", *frozen).error
+
+
+def test_a_run_from_scratch_is_not_continued_from_stage1(workspace: Path) -> None:
+    error = _train(workspace, "--from-scratch").error
+    assert "last.pt: cannot be continued with other settings: the Stage I model" in error
+    assert _train(workspace, "--from-scratch", "--fresh").code == 0
+    succeed("extract-features", "--workers", "0", workspace=workspace)
+    assert "the Stage I model" in _train(workspace).error

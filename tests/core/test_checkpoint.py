@@ -32,7 +32,7 @@ REMEDY = "dpce train-stage1"
 @pytest.fixture
 def made(workspace: Workspace, weights: Path) -> Checkpoint:
     dataset, config = workspace.load_dataset(), tiny_config(weights)
-    model, words = build_model(dataset, config, None)
+    model, words = build_model(dataset, config, None, stage=1)
     return Checkpoint(
         stage=1,
         config=config,
@@ -213,7 +213,7 @@ def test_a_checkpoint_of_other_images_is_refused(made: Checkpoint, workspace: Wo
 
 
 def test_restored_encoders_compute_what_the_model_did(made: Checkpoint, path: Path, workspace: Workspace) -> None:
-    model, _ = build_model(workspace.load_dataset(), made.config, None)
+    model, _ = build_model(workspace.load_dataset(), made.config, None, stage=1)
     model.load_state_dict(made.model)
     model.eval()
     read = load_checkpoint(path, remedy=REMEDY)

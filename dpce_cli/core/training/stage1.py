@@ -37,7 +37,7 @@ def train_stage1(
         TrainingError: a loss is not finite.
         Interrupted: a person stopped the run.
     """
-    model, words = build_model(dataset, config, word_vectors)
+    model, words = build_model(dataset, config, word_vectors, stage=1)
     run = StageRun(workspace, dataset, config, model, stage=1, words=words, options=options, reporter=reporter)
     stage = config.stage1
     for epoch in run.epochs():
@@ -61,13 +61,21 @@ def train_stage1(
 
 
 def build_model(
-    dataset: PreparedDataset, config: Config, word_vectors: WordVectors | None
+    dataset: PreparedDataset, config: Config, word_vectors: WordVectors | None, *, stage: int
 ) -> tuple[DualEncoder, WordTable]:
-    """A dual encoder with its initial weights, decided by `config.seed`, and the words it knows."""
-    if config.image.backbone_weights == "none" and config.stage1.multipliers.backbone == 0:
+    """A dual encoder with its initial weights, decided by `config.seed`, and the words it knows.
+
+    Args:
+        stage: that begins with it.
+
+    Raises:
+        ConfigError: a frozen CNN without pretrained weights.
+    """
+    multipliers = (config.stage1 if stage == 1 else config.stage2).multipliers
+    if config.image.backbone_weights == "none" and multipliers.backbone == 0:
         raise ConfigError(
-            "an image CNN without pretrained weights cannot stay frozen; name weights with --backbone-weights, "
-            "or train it with --set stage1.multipliers.backbone=1"
+            "an image CNN without pretrained weights cannot stay frozen; name weights with --set "
+            f"image.backbone_weights=FILE, or train it with --set stage{stage}.multipliers.backbone=1"
         )
     words = word_table(dataset, config, word_vectors)
     weights = None

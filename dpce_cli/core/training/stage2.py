@@ -14,8 +14,10 @@ from dpce_cli.core.losses import accuracy, instance_loss, ranking_loss
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.negatives import hardest_in_batch, hardest_in_pool, random_in_batch
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.text.word_vectors import WordVectors
 from dpce_cli.core.training.batches import Batch
 from dpce_cli.core.training.run import RunOptions, StageResult, StageRun, WordTable
+from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.workspace import PreparedDataset, Workspace
 
 
@@ -49,18 +51,45 @@ def train_stage2(
         config, vocabulary_size=len(first.vocabulary), word_dim=first.word_dim, instances=first.instances
     )
     model.load_state_dict(first.model)
-    run = StageRun(
-        workspace,
-        dataset,
-        config,
-        model,
-        stage=2,
-        words=word_table(first),
-        parent=first.fingerprint,
-        options=options,
-        reporter=reporter,
+    return _train(
+        StageRun(
+            workspace,
+            dataset,
+            config,
+            model,
+            stage=2,
+            words=word_table(first),
+            parent=first.fingerprint,
+            options=options,
+            reporter=reporter,
+        )
     )
-    stage = config.stage2
+
+
+def train_in_one_stage(
+    workspace: Workspace,
+    dataset: PreparedDataset,
+    config: Config,
+    word_vectors: WordVectors | None,
+    options: RunOptions,
+    reporter: Reporter,
+) -> StageResult:
+    """Stage II from untrained encoders, to compare with: the paper trains in two stages (Zheng et al. 2020, 4.3).
+
+    Args:
+        word_vectors: as in `train_stage1`.
+
+    Raises:
+        ConfigError: a frozen CNN without pretrained weights.
+        TrainingError: a loss is not finite.
+        Interrupted: a person stopped the run.
+    """
+    model, words = build_model(dataset, config, word_vectors, stage=2)
+    return _train(StageRun(workspace, dataset, config, model, stage=2, words=words, options=options, reporter=reporter))
+
+
+def _train(run: StageRun) -> StageResult:
+    model, stage = run.model, run.config.stage2
     for epoch in run.epochs():
         for batch in run.batches(epoch):
             image = model.image_encoder(batch.images)

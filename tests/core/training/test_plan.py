@@ -25,7 +25,7 @@ def test_the_plan_is_what_a_run_then_does(workspace: Workspace) -> None:
     planned = plan(workspace)
     dataset = workspace.load_dataset()
     config = dataset.config
-    model, words = build_model(dataset, config, None)
+    model, words = build_model(dataset, config, None, stage=1)
     options = RunOptions(device=torch.device("cpu"), workers=0, feature_cache=True, fresh=False)
     run = StageRun(workspace, dataset, config, model, stage=1, words=words, options=options, reporter=Recorder())
 
@@ -88,7 +88,7 @@ def kept_on_cpu(model: DualEncoder, config: Config, images: Tensor) -> int:
 def test_activations_are_what_a_step_keeps_when_it_is_run(workspace: Workspace) -> None:
     dataset = workspace.load_dataset()
     config = dataset.config.with_settings(["stage1.multipliers.backbone=1"])
-    model, _ = build_model(dataset, config, None)
+    model, _ = build_model(dataset, config, None, stage=1)
     freeze(parameter_groups(model.train(), config.stage1.multipliers))
     side = config.image.crop
     actual = kept_on_cpu(model, config, torch.zeros(BATCH, 3, side, side, dtype=torch.uint8))

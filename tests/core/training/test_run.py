@@ -276,7 +276,7 @@ def test_the_best_checkpoint_has_the_recall_that_its_epoch_recorded(learning_sta
     assert len(validations) == EPOCHS
     assert best.best["rsum"] == max(record["rsum"] for record in validations)
     assert validations[int(best.best["epoch"]) - 1]["step"] == best.step
-    model, _ = build_model(workspace.load_dataset(), learning_stage1.config, None)
+    model, _ = build_model(workspace.load_dataset(), learning_stage1.config, None, stage=1)
     model.load_state_dict(best.model)
     validation_set = ValidationSet(
         workspace.load_dataset(), learning_stage1.config, best.vocabulary, model.image_encoder,

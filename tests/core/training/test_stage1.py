@@ -60,7 +60,7 @@ def test_a_resnet_with_a_learning_rate_changes_weights_and_batch_norm_statistics
 
 def test_a_frozen_cnn_without_pretrained_weights_is_refused(workspace: Workspace) -> None:
     config = tiny_config(None, "stage1.multipliers.backbone=0")
-    with pytest.raises(ConfigError, match="cannot stay frozen; name weights with --backbone-weights"):
+    with pytest.raises(ConfigError, match=r"cannot stay frozen; name weights with --set image\.backbone_weights=FILE"):
         train(workspace, 1, config)
 
 
@@ -69,7 +69,7 @@ def test_the_initial_weights_depend_on_the_seed_alone(workspace: Workspace) -> N
 
     def initial(*settings: str) -> str:
         torch.rand(3)
-        return fingerprint(build_model(dataset, tiny_config(None, *settings), None)[0].state_dict())
+        return fingerprint(build_model(dataset, tiny_config(None, *settings), None, stage=1)[0].state_dict())
 
     assert initial() == initial("stage1.epochs=9")
     assert initial() != initial("seed=1")
@@ -86,6 +86,6 @@ def test_word_vectors_are_where_the_word_table_begins(workspace: Workspace) -> N
         source="a test",
         oov="drop",
     )
-    model, words = build_model(dataset, tiny_config(None), vectors)
+    model, words = build_model(dataset, tiny_config(None), vectors, stage=1)
     assert (words.vocabulary, words.word_dim, words.source) == (vocabulary, 5, "a test")
     assert model.text_encoder.words.weight.tolist() == [[0.0] * 5, *vectors.matrix.tolist()]

@@ -34,7 +34,7 @@ def dataset(tmp_path: Path, weights: Path, tiny_cnn: None) -> PreparedDataset:
 
 @pytest.fixture
 def model(dataset: PreparedDataset, frozen_stage1: Trained) -> DualEncoder:
-    model, _ = build_model(dataset, dataset.config, None)
+    model, _ = build_model(dataset, dataset.config, None, stage=1)
     model.load_state_dict(checkpoint(frozen_stage1.workspace, 1, "best").model)
     return model
 

@@ -1,0 +1,73 @@
+"""examples/ablations.sh, with the program that it installs replaced by the same on a tiny network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpce_cli.core.checkpoint import Checkpoint, load_checkpoint
+from tests.command_line import SCENES, succeed
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _executable(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_ablation_is_trained_and_stands_beside_the_papers_figures(tmp_path: Path) -> None:
+    workspace, environment = tmp_path / "work space", tmp_path / "environment"
+    succeed(*SCENES, workspace=workspace)
+    succeed("build-word2vec", workspace=workspace)
+    _executable(environment / "bin" / "python", "")  # nothing is installed
+    _executable(environment / "bin" / "dpce", f'cd "{ROOT}" && exec "{sys.executable}" -m tests.command_line "$@"')
+    variables = {"VIRTUAL_ENV": str(environment), "DPCE_WORKSPACE": str(workspace), "OMP_NUM_THREADS": "1"}
+
+    run = subprocess.run(
+        [ROOT / "examples" / "ablations.sh"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **variables},
+    )
+    assert run.returncode == 0, run.stderr
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in run.stdout.splitlines()]
+    assert {len(row) for row in rows} == {12}
+    measured = {row[0]: row for row in rows[3:]}
+    assert {name: row[10:] for name, row in measured.items()} == {
+        "Stage I, ranking loss only": ["6.1", "4.9"],
+        "Stage I, instance loss only": ["39.9", "28.2"],
+        "Stage I, random word vectors": ["38.0", "26.6"],
+        "Stage I, no position shift": ["34.1", "23.6"],
+        "Stage II, instance loss only": ["50.5", "34.9"],
+        "Stage II, ranking loss only": ["47.5", "29.0"],
+        "Stage II, both losses": ["55.4", "39.7"],
+        "one stage, both losses": ["-", "-"],
+    }
+    assert all(0 <= float(value) <= 100 for row in measured.values() for value in row[2:9])
+    assert len({row[1] for row in measured.values()}) == 8  # each of another checkpoint
+    assert (workspace / "ablations" / "table.md").read_text(encoding="utf-8") == run.stdout
+
+    def best(name: str, stage: int) -> Checkpoint:
+        return load_checkpoint(workspace / "ablations" / name / "scenes" / f"stage{stage}" / "best.pt", remedy="")
+
+    first = best("both", 1)
+    for name, weights in (("both", (4, 1, 1)), ("instance", (0, 1, 1)), ("ranking", (4, 0, 0))):
+        config = best(name, 2).config.stage2
+        assert (config.ranking_weight, config.image_weight, config.text_weight) == weights
+        assert best(name, 2).parent == first.fingerprint
+    ranking_only = best("stage1-ranking", 2)
+    assert (ranking_only.parent, ranking_only.config.stage2.image_weight) == ("", 0)
+    assert ranking_only.config.stage2.learning_rate == first.config.stage1.learning_rate
+    assert best("one-stage", 2).parent == ""
+    assert best("one-stage", 2).config == best("both", 2).config
+    assert not best("no-shift", 1).config.model.position_shift
+    assert (best("random-words", 1).word_vectors, first.word_vectors) == ("random", "word2vec trained on the captions")
