@@ -125,7 +125,7 @@ def prepare_vocab(
     for line in captioned.skipped:
         reporter.warn(f"left out: {line}")
     prepared, summaries = prepare_dataset(Workspace(workspace), captioned, config, reporter)
-    if splits == "paper":
+    if splits == "paper" and dataset in (Dataset.flickr30k, Dataset.coco):
         save_splits(workspace / prepared.name / "splits.json", captioned)
         reporter.note(f"the ids of each split are in {workspace / prepared.name / 'splits.json'}, a file for --splits")
     print_table(
