@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.data.images import read_views
+from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.feature_cache import cached_features
-from dpce_cli.core.metrics import RetrievalMetrics, evaluate
+from dpce_cli.core.metrics import RetrievalMetrics, evaluate, evaluate_by_identity
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.progress import Reporter
@@ -63,6 +66,9 @@ class ValidationSet:
     def evaluate(self, model: DualEncoder) -> RetrievalMetrics:
         """Retrieval among the validation photos that can be read and their captions.
 
+        Where photos carry an identity, any photo of a caption's identity is a hit, as in testing; in the other
+        direction, a photo's own captions alone are.
+
         Raises:
             DataError: no photo can be read.
         """
@@ -97,4 +103,9 @@ class ValidationSet:
             placements=_PLACEMENTS if self.config.model.position_shift else 1,
         )
         image_of_text = (readable.cumsum(0) - 1)[self.captions.image_of_text[kept]]
-        return evaluate(torch.cat(embeddings), texts, image_of_text)
+        photos = torch.cat(embeddings)
+        metrics = evaluate(photos, texts, image_of_text)
+        if any(image.identity for image in self.images):
+            identities = torch.tensor(instance_ids(self.images))[readable]
+            metrics = replace(metrics, text_to_image=evaluate_by_identity(photos, texts, image_of_text, identities))
+        return metrics

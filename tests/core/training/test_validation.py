@@ -11,7 +11,7 @@ from dpce_cli.core.data.images import load_image
 from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.metrics import evaluate
+from dpce_cli.core.metrics import evaluate, evaluate_by_identity
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.validation import ValidationSet
@@ -70,6 +70,31 @@ def test_validation_is_retrieval_among_the_photos_and_captions_of_its_split(
     assert metrics == expected
     assert (metrics.image_to_text.queries, metrics.text_to_image.queries) == (6, 12)
     assert reporter.warnings == []
+
+
+def test_any_photo_of_a_captions_identity_is_a_hit(
+    dataset: PreparedDataset, model: DualEncoder, reporter: Recorder
+) -> None:
+    plain = validation_set(dataset, model, reporter).evaluate(model)
+    people = iter([None, "ann", "bob", "bob", "ann", "bob"])
+    images = [replace(i, identity=next(people)) if i.split == "val" else i for i in dataset.images]
+    dataset = replace(dataset, images=tuple(images))
+    (dataset.root / dataset.split("val")[1].path).write_bytes(b"")  # ann has one photo left
+    metrics = validation_set(dataset, model, reporter).evaluate(model)
+
+    readable = [image for image in dataset.split("val") if image.path != dataset.split("val")[1].path]
+    view = FixedViews(dataset.config.image)
+    captions = pack_captions(readable, dataset.vocabulary, dataset.vocabulary, dataset.config.text.max_words)
+    expected = evaluate_by_identity(
+        encode_images(
+            model.image_encoder, torch.stack([view(load_image(dataset.root / image.path), 0) for image in readable])
+        ),
+        encode_text(model.text_encoder, captions.token_ids, placements=4),
+        captions.image_of_text,
+        torch.tensor([0, 1, 1, 2, 1]),
+    )
+    assert metrics.text_to_image == expected != plain.text_to_image
+    assert metrics.image_to_text.queries == 5
 
 
 def test_cached_features_give_the_recall_that_photos_give(
