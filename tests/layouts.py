@@ -116,8 +116,9 @@ def lay_out_scenes(root: Path, scenes: CaptionedImages, dataset: str) -> None:
                 photo = f"flickr30k-images/{number}.jpg"
                 listed.append({"filename": f"{number}.jpg", "sentences": sentences})
             case _:
-                photo = f"imgs/CUHK03/{number}.png"
-                listed.append({"id": (number - 1) // 2, "file_path": f"CUHK03/{number}.png", "captions": image.captions})
+                name, person = f"CUHK03/{number}.png", (number - 1) // 2
+                photo = f"imgs/{name}"
+                listed.append({"id": person, "file_path": name, "captions": image.captions})
         listed[-1]["split"] = image.split
         (root / photo).parent.mkdir(parents=True, exist_ok=True)
         if photo.endswith(".png"):
