@@ -29,16 +29,17 @@ def read_karpathy(path: Path, dataset: str, identify: Callable[[Any, str], tuple
     """The images of a Karpathy file with their captions; what it calls restval is trained on.
 
     Args:
-        dataset: what the file must say that it is of.
+        dataset: what the file must be of, if it says so.
         identify: the `image_id` and path of an image record, whose place in the file is the second argument.
 
     Raises:
         DataError: not such a file, or of another data set.
     """
     data = read_json(path, _KEYS)
-    if (found := value_of(data, "dataset", str, str(path))) != dataset:
+    records = value_of(data, "images", list, str(path))
+    if (found := data.get("dataset", dataset)) != dataset:
         raise DataError(f"{path}: holds the splits of {found!a}, not of '{dataset}'; {KARPATHY_OFFER}")
-    for index, record in enumerate(value_of(data, "images", list, str(path))):
+    for index, record in enumerate(records):
         where = f"{path}: images[{index}]"
         split = value_of(record, "split", str, where)
         if split not in _SPLITS:

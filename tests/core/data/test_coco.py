@@ -178,8 +178,9 @@ def test_a_faulty_image_of_karpathys_file_is_named(tmp_path: Path, values: dict[
     ("text", "message"),
     [
         ('{"dataset": "flickr8k", "images": []}', "holds the splits of 'flickr8k', not of 'coco'; the file is in capt"),
-        ('{"images": []}', "needs a text 'dataset'"),
-        ("[]", "needs a text 'dataset'"),
+        ('{"dataset": 1, "images": []}', "holds the splits of 1, not of 'coco'"),
+        ('{"images": []}', "no image with a caption is left to read"),
+        ("[]", "needs a list 'images'"),
         ('{"dataset": "coco", "images": [3]}', r"images\[0\]: needs a text 'split'"),
         ('{"dataset": "coco", "images": []}', "no image with a caption is left to read"),
         ('{"dataset": "coco",\n "images": [{"fil', r"dataset_coco\.json:2: not whole JSON .*; download the file again"),
