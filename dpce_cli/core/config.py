@@ -77,6 +77,10 @@ class ModelConfig:
     """Place captions at random among the text CNN's positions, in training and testing; else left-aligned."""
     dropout: float
     """Dropout before the shared classifier, on both embeddings."""
+    feature_dropout: float
+    """Dropout on the image CNN's pooled features; 0 in the paper."""
+    word_dropout: float
+    """Share of the words that are blanked in training; 0 in the paper."""
     relu: bool
     """Whether the losses see embeddings after a ReLU, as in the paper; else as retrieval compares them."""
     classifier_bias: bool
@@ -178,7 +182,10 @@ class Config:
             >= 1,
             "model.text_blocks with 1 to 4 numbers above 0": 1 <= len(self.model.text_blocks) <= 4
             and min(self.model.text_blocks) > 0,
-            "model.dropout below 1": self.model.dropout < 1,
+            "model.dropout, model.feature_dropout and model.word_dropout below 1": max(
+                self.model.dropout, self.model.feature_dropout, self.model.word_dropout
+            )
+            < 1,
         }
         for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)):
             checks |= {

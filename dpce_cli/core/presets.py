@@ -73,6 +73,8 @@ def paper_flickr30k() -> Config:
             position_shift=True,  # section 3.2
             relu=True,  # section 4.1
             dropout=0.75,  # RC
+            feature_dropout=0.0,
+            word_dropout=0.0,
             classifier_bias=True,  # RC, on Flickr30k with ResNet-50
             classifier_scale=0.0,
         ),
@@ -184,11 +186,11 @@ def flickr8k() -> Config:
     paper = paper_flickr30k()
     stage1 = replace(
         paper.stage1,
-        epochs=24,
+        epochs=30,
         batch_size=32,
         captions_per_image=5,
         optimizer="adamw",
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         multipliers=LearningRates(
             backbone=0.0,
             backbone_bias=0.0,
@@ -200,8 +202,9 @@ def flickr8k() -> Config:
             classifier=1.0,
             classifier_bias=1.0,
         ),
+        weight_decay=0.05,
         schedule="cosine",
-        warmup_epochs=1.0,
+        warmup_epochs=2.0,
     )
     return replace(
         paper,
@@ -215,6 +218,8 @@ def flickr8k() -> Config:
             text_width=0.25,
             relu=False,
             dropout=0.1,
+            feature_dropout=0.2,
+            word_dropout=0.1,
             classifier_bias=False,
             classifier_scale=16.0,
         ),
@@ -250,7 +255,7 @@ def scenes() -> Config:
             test_view="crop",
             cached_crops=0,
         ),
-        model=replace(base.model, word_dim=100),
+        model=replace(base.model, word_dim=100, feature_dropout=0.0, word_dropout=0.0),
         stage1=replace(base.stage1, multipliers=learning, epochs=8, captions_per_image=3),
         stage2=replace(
             base.stage2,

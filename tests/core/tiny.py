@@ -43,6 +43,8 @@ BY_HEART = [
     "model.text_blocks=[1]",
     "model.text_width=0.2",
     "model.dropout=0",
+    "model.feature_dropout=0",
+    "model.word_dropout=0",
     "model.classifier_scale=5",
     "image.min_crop_scale=1",
 ]

@@ -55,7 +55,10 @@ class DualEncoder(nn.Module):
         super().__init__()
         model = config.model
         self.image_encoder = ImageEncoder(
-            backbone=config.image.backbone, embedding_dim=model.embedding_dim, crop=config.image.crop
+            backbone=config.image.backbone,
+            embedding_dim=model.embedding_dim,
+            crop=config.image.crop,
+            feature_dropout=model.feature_dropout,
         )
         self.text_encoder = build_text_encoder(model, vocabulary_size=vocabulary_size, word_dim=word_dim)
         self.shared_classifier = SharedClassifier(

@@ -115,9 +115,10 @@ class ImageEncoder(nn.Module):
         crop: side in pixels of the training crops. On a larger photo, the pooling over a crop's map becomes a window
             that slides over the photo's map, and fc6 of a VGG a convolution (Zheng et al. 2020, section 5.1, and the
             authors' code).
+        feature_dropout: dropout on the pooled CNN features; the paper has none.
     """
 
-    def __init__(self, *, backbone: str, embedding_dim: int, crop: int = 224) -> None:
+    def __init__(self, *, backbone: str, embedding_dim: int, crop: int = 224, feature_dropout: float = 0.0) -> None:
         super().__init__()
         self.crop = crop
         self.backbone = build_backbone(backbone)
@@ -130,6 +131,7 @@ class ImageEncoder(nn.Module):
             hidden = 2048
         hidden = min(hidden, feature_dim)
         self.feature_dim = feature_dim
+        self.feature_dropout = nn.Dropout(feature_dropout)
         self.head = nn.Sequential(
             nn.Linear(feature_dim, hidden, bias=False),
             nn.BatchNorm1d(hidden),
@@ -185,7 +187,7 @@ class ImageEncoder(nn.Module):
         Returns f_img `(batch, embedding_dim)`: before ReLU, not normalised; the mean over the windows of an image.
         """
         if images.dim() != 4:
-            return cast(Tensor, self.head(images.float()))
+            return cast(Tensor, self.head(self.feature_dropout(images.float())))
         features = self._window_features(images)
-        embeddings: Tensor = self.head(features.flatten(0, 1))
+        embeddings: Tensor = self.head(self.feature_dropout(features.flatten(0, 1)))
         return cast(Tensor, embeddings.unflatten(0, features.shape[:2])).mean(1)

@@ -328,3 +328,15 @@ def test_pretrained_features_tell_photos_apart(shared_data: Path, pretrained: Im
 def test_pretrained_weights_are_not_those_of_a_resnet101(shared_data: Path) -> None:
     with pytest.raises(CheckpointError, match="not the weights of resnet101"):
         load_backbone_weights("resnet101", str(shared_data / "weights" / "resnet50-imagenet-v1.pth"))
+
+
+def test_pooled_features_are_dropped_at_random_in_training_alone() -> None:
+    encoder = ImageEncoder(backbone="resnet18", embedding_dim=4, feature_dropout=0.25)
+    seen: list[Tensor] = []
+    encoder.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ones = torch.ones(50, 512)
+    encoder.train()(ones)
+    encoder.eval()(ones)
+    assert float((seen[0] == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert seen[0].max() == pytest.approx(1 / 0.75)
+    assert seen[1].equal(ones)
