@@ -89,13 +89,13 @@ def opposite(side: str) -> str:
     return "right" if side == "left" else "left"
 
 
-def sample_scene(rng: random.Random, first_person: Mapping[str, Any] | None = None) -> Scene:
-    """Draw a scene by lot; `first_person` fixes attributes of one of its people."""
+def sample_scene(rng: random.Random, only_person: Mapping[str, Any] | None = None) -> Scene:
+    """Draw a scene by lot; `only_person` fixes attributes of the one who is then alone in it."""
     first = _sample_person(rng, rng.choice(("left", "right")), except_action="")
-    if first_person is not None:
-        first = replace(first, **first_person)
+    if only_person is not None:
+        first = replace(first, **only_person)
     people = [first]
-    if rng.random() < 0.4:
+    if only_person is None and rng.random() < 0.4:
         people.append(_sample_person(rng, opposite(first.side), except_action=first.action))
     if any(person.action == "hail" for person in people):
         vehicle = "taxi"

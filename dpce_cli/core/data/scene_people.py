@@ -24,7 +24,7 @@ def draw_person(canvas: Canvas, person: Person, x: float, ground: float, facing:
     """One person whose feet stand at (x, ground), with what they carry, ride or lead."""
     rng = canvas.rng
     tall = (36 if person.is_child else 50) * rng.uniform(0.95, 1.05)
-    head = 6.6 if person.is_child else 7.6
+    head = 7.6 if person.is_child else 8.8
     skin = canvas.shade(rng.choice(SKINS), 6)
     cloth = canvas.shade(PAINT[person.clothes])
     hair = canvas.shade(HAIR[person.hair], 6)
@@ -58,7 +58,7 @@ def draw_person(canvas: Canvas, person: Person, x: float, ground: float, facing:
         canvas.limb([at(hips[0] + foot[0] * 0.6, hips[1]), at(*foot)], 3.0, trousers)
         canvas.oval(*at(foot[0] + 0.03, foot[1]), 2.6, 1.5, INK, None)
     if female:
-        canvas.oval(*at(-0.01, 1 - head / tall - 0.06), head * 1.02, head * 1.35, hair)
+        canvas.oval(*at(-0.02, 1 - head / tall - 0.08), head * 1.3, head * 1.7, hair)
     shoulder, hem = (0.12, 0.21) if female else (0.155, 0.15)
     low = hips[1] - (0.14 if female else 0.02)
     rear_hand = at(0.2, 0.5) if person.action == "bicycle" else at(-0.2, 0.40)
@@ -78,9 +78,9 @@ def _head(canvas: Canvas, person: Person, centre: Point, r: float, facing: int, 
             canvas.oval(x + side * r * 1.05, y + r * 0.35, r * 0.42, r * 0.75, hair)
     canvas.oval(x, y, r * 0.92, r, skin)
     start, end = (170, 360) if facing > 0 else (180, 370)
-    canvas.slice(x, y - r * 0.1, r * 1.06, start, end, hair)
+    canvas.slice(x, y - r * 0.1, r * 1.2, start, end, hair)
     down = 0.95 if person.kind == "woman" else 0.5
-    canvas.oval(x - facing * r * 0.8, y - r * 0.1 + r * down * 0.4, r * 0.32, r * down, hair)
+    canvas.oval(x - facing * r * 0.8, y - r * 0.1 + r * down * 0.4, r * 0.4, r * down, hair)
     for dx in (0.12, 0.58):
         canvas.oval(x + facing * r * dx, y + r * 0.22, 0.75, 0.95, INK, None)
     smile = [(0.10, 0.52), (0.24, 0.66), (0.46, 0.66), (0.60, 0.52)]
