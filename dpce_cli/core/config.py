@@ -87,6 +87,9 @@ class ModelConfig:
     """Whether the shared classifier has a bias."""
     classifier_scale: float
     """0: plain softmax, as the paper. Above 0: scale times the cosine of embedding and class weights."""
+    classifier_sample_rate: float
+    """Share of the classes that the softmax of a step is taken over: those of its batch, and others at random, as in
+    Partial FC. 1: all, as the paper; less trains a million classes faster and in less memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +185,7 @@ class Config:
             >= 1,
             "model.text_blocks with 1 to 4 numbers above 0": 1 <= len(self.model.text_blocks) <= 4
             and min(self.model.text_blocks) > 0,
+            "model.classifier_sample_rate above 0 and up to 1": 0 < self.model.classifier_sample_rate <= 1,
             "model.dropout, model.feature_dropout and model.word_dropout below 1": max(
                 self.model.dropout, self.model.feature_dropout, self.model.word_dropout
             )

@@ -1,20 +1,9 @@
-"""The instance loss and the ranking loss (Zheng et al. 2020, section 4)."""
+"""The ranking loss (Zheng et al. 2020, section 4.2)."""
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional as F
-
-
-def instance_loss(logits: Tensor, instance_ids: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of the shared classifier: every image with its captions is a class (eq. 4 to 7).
-
-    Args:
-        logits: `(batch, instances)` from the shared classifier.
-        instance_ids: `(batch,)`, the image each row belongs to.
-        label_smoothing: share of the target spread over all instances; the paper uses none.
-    """
-    return F.cross_entropy(logits, instance_ids, label_smoothing=label_smoothing)
 
 
 def ranking_loss(positive: Tensor, negative_text: Tensor, negative_image: Tensor, margin: float) -> Tensor:
@@ -30,8 +19,3 @@ def ranking_loss(positive: Tensor, negative_text: Tensor, negative_image: Tensor
         margin: the similarity gap that is asked for; 1 in the paper.
     """
     return (F.relu(margin - positive + negative_text) + F.relu(margin - positive + negative_image)).mean() / 2
-
-
-def accuracy(logits: Tensor, instance_ids: Tensor) -> Tensor:
-    """Share of the rows of `logits` `(batch, instances)` whose largest value is their own instance's."""
-    return (logits.argmax(1) == instance_ids).float().mean()

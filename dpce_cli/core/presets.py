@@ -77,6 +77,7 @@ def paper_flickr30k() -> Config:
             word_dropout=0.0,
             classifier_bias=True,  # RC, on Flickr30k with ResNet-50
             classifier_scale=0.0,
+            classifier_sample_rate=1.0,
         ),
         stage1=stage1,
         stage2=with_ranking(
@@ -222,6 +223,7 @@ def flickr8k() -> Config:
             word_dropout=0.1,
             classifier_bias=False,
             classifier_scale=16.0,
+            classifier_sample_rate=1.0,
         ),
         stage1=stage1,
         stage2=with_ranking(

@@ -1,42 +1,16 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
-from dpce_cli.core.losses import accuracy, instance_loss, ranking_loss
+from dpce_cli.core.losses import ranking_loss
 from dpce_cli.core.seeding import generator_for
 from tests.oracles import losses as oracle
 
 
 def random(*shape: int, seed: str = "losses") -> Tensor:
     return torch.randn(shape, generator=generator_for(seed, *shape), dtype=torch.float64)
-
-
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.9])
-@pytest.mark.parametrize(("batch", "instances"), [(1, 2), (7, 5), (3, 40)])
-def test_instance_loss_equals_the_slow_one(batch: int, instances: int, label_smoothing: float) -> None:
-    logits = 3 * random(batch, instances)
-    own = torch.randint(0, instances, (batch,), generator=generator_for("own"))
-    expected = oracle.instance_loss(logits.tolist(), own.tolist(), label_smoothing)
-    assert float(instance_loss(logits, own, label_smoothing)) == pytest.approx(expected, rel=1e-12)
-
-
-def test_instance_loss_by_hand() -> None:
-    logits = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])
-    assert float(instance_loss(logits, torch.tensor([0, 1]))) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
-
-
-def test_instance_loss_before_training_is_the_logarithm_of_the_number_of_instances() -> None:
-    assert float(instance_loss(torch.zeros(4, 29_783), torch.arange(4))) == pytest.approx(math.log(29_783))
-
-
-def test_instance_loss_stays_finite_for_large_logits() -> None:
-    logits = torch.tensor([[1e4, -1e4]])
-    assert float(instance_loss(logits, torch.tensor([0]))) == 0
-    assert float(instance_loss(logits, torch.tensor([1]))) == 2e4
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.2, 1.0])
@@ -79,20 +53,5 @@ def test_a_satisfied_triplet_has_no_gradient() -> None:
 
 
 def test_gradients_are_right() -> None:
-    logits = random(4, 6).requires_grad_()
-    own = torch.tensor([5, 0, 0, 3])
-    assert torch.autograd.gradcheck(lambda x: instance_loss(x, own), (logits,))
-    assert torch.autograd.gradcheck(lambda x: instance_loss(x, own, 0.1), (logits,))
     similarities = tuple(random(5, seed=name).requires_grad_() for name in ("positive", "text", "image"))
     assert torch.autograd.gradcheck(lambda p, t, i: ranking_loss(p, t, i, 1.0), similarities)
-
-
-def test_accuracy_by_hand() -> None:
-    logits = torch.tensor([[0.1, 0.9], [0.9, 0.1], [0.2, 0.3], [5.0, 4.0]])
-    assert float(accuracy(logits, torch.tensor([1, 0, 0, 1]))) == 0.5
-
-
-def test_accuracy_equals_the_slow_one() -> None:
-    logits = random(50, 4)
-    own = torch.randint(0, 4, (50,), generator=generator_for("own"))
-    assert float(accuracy(logits, own)) == pytest.approx(oracle.accuracy(logits.tolist(), own.tolist()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,35 +10,18 @@ from torch.nn import functional as F
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.models.image_encoder import ImageEncoder
+from dpce_cli.core.models.shared_classifier import SharedClassifier
 from dpce_cli.core.models.text_encoder import build_text_encoder
 
 
-class SharedClassifier(nn.Module):
-    """W_share: one softmax weight matrix over all training images for both encoders (Zheng et al. 2020, section 4.1).
+class InstanceLosses(NamedTuple):
+    """Means over a step's photos and captions."""
 
-    Args:
-        scale: 0 gives the paper's plain inner product. Above 0, embeddings and class weights are L2-normalised and
-            their cosine is multiplied by `scale`: on small data sets the text loss leaves its plateau, the logarithm
-            of the number of instances, many epochs sooner.
-    """
-
-    def __init__(self, *, instances: int, embedding_dim: int, bias: bool, scale: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(instances, embedding_dim))
-        self.bias = nn.Parameter(torch.zeros(instances)) if bias else None
-        self.scale = scale
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw the weights from 0.1 * N(0, sqrt(2 / instances)), as the authors' code does; for cosines, length 1."""
-        std = 1 / math.sqrt(self.weight.shape[1]) if self.scale else 0.1 * math.sqrt(2.0 / len(self.weight))
-        with torch.no_grad():
-            self.weight.normal_(0.0, std, generator=generator)
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Logits `(batch, instances)` of embeddings `(batch, embedding_dim)`."""
-        if self.scale:
-            return self.scale * F.linear(F.normalize(embeddings, dim=1), F.normalize(self.weight, dim=1), self.bias)
-        return F.linear(embeddings, self.weight, self.bias)
+    image_loss: Tensor
+    text_loss: Tensor
+    image_accuracy: Tensor
+    """Share of the photos of which no other class has a larger logit."""
+    text_accuracy: Tensor
 
 
 class DualEncoder(nn.Module):
@@ -66,14 +49,36 @@ class DualEncoder(nn.Module):
             embedding_dim=model.embedding_dim,
             bias=model.classifier_bias,
             scale=model.classifier_scale,
+            sample_rate=model.classifier_sample_rate,
         )
         self.activation = nn.ReLU() if model.relu else nn.Identity()
         self.dropout = nn.Dropout(model.dropout)
 
-    def classify(self, embeddings: Tensor) -> Tensor:
-        """Logits `(batch, instances)` of f_img or f_txt `(batch, embedding_dim)`: ReLU -> dropout -> W_share."""
-        logits: Tensor = self.shared_classifier(self.dropout(self.activation(embeddings)))
-        return logits
+    def classifiable(self, embeddings: Tensor) -> Tensor:
+        """What W_share is given: f `(batch, dim)` after ReLU and dropout."""
+        classifiable: Tensor = self.dropout(self.activation(embeddings))
+        return classifiable
+
+    def instance_losses(
+        self, image: Tensor, text: Tensor, image_ids: Tensor, text_ids: Tensor, label_smoothing: float
+    ) -> InstanceLosses:
+        """The instance loss of both encoders, in one pass over the classes.
+
+        Args:
+            image: f_img `(images, dim)` of all processes.
+            text: f_txt `(texts, dim)`.
+            image_ids: `(images,)`, the class of each.
+            text_ids: `(texts,)`
+            label_smoothing: as in `SharedClassifier.instance_losses`.
+        """
+        losses, right = self.shared_classifier.instance_losses(
+            torch.cat([self.classifiable(image), self.classifiable(text)]),
+            torch.cat([image_ids, text_ids]),
+            label_smoothing,
+        )
+        image_loss, text_loss = (part.mean() for part in losses.split([len(image), len(text)]))
+        image_accuracy, text_accuracy = (part.float().mean() for part in right.split([len(image), len(text)]))
+        return InstanceLosses(image_loss, text_loss, image_accuracy, text_accuracy)
 
     def comparable(self, embeddings: Tensor) -> Tensor:
         """What the ranking loss compares: f `(batch, dim)` after ReLU, L2-normalised (Zheng et al. 2020, 4.2)."""

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from dpce_cli.core.config import Config, StageConfig
-from dpce_cli.core.losses import instance_loss
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.training.batches import TrainingSet
@@ -118,6 +117,5 @@ def _activations(model: DualEncoder, config: Config, stage: StageConfig, *, cach
         )
         image = model.image_encoder(images)
         text = model.text_encoder(torch.empty(texts, config.text.max_words, dtype=torch.long))
-        loss = instance_loss(model.classify(image), torch.empty(len(image), dtype=torch.long))
-        loss = loss + instance_loss(model.classify(text), torch.empty(texts, dtype=torch.long))
+        keep(torch.cat([model.classifiable(image), model.classifiable(text)]))
     return sum(size for storage, size in kept.items() if storage not in own)

@@ -6,7 +6,6 @@ import torch
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.errors import ConfigError
-from dpce_cli.core.losses import accuracy, instance_loss
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.models.image_encoder import load_backbone_weights
 from dpce_cli.core.progress import Reporter
@@ -42,20 +41,14 @@ def train_stage1(
     stage = config.stage1
     for epoch in run.epochs():
         for batch in run.batches(epoch):
-            image_logits = model.classify(model.image_encoder(batch.images))
-            text_logits = model.classify(model.text_encoder(batch.token_ids))
+            image, text = model.image_encoder(batch.images), model.text_encoder(batch.token_ids)
 
-            image_loss = instance_loss(image_logits, batch.instance_ids, stage.label_smoothing)
-            text_loss = instance_loss(text_logits, batch.text_instance_ids, stage.label_smoothing)
-            loss = stage.image_weight * image_loss + stage.text_weight * text_loss
-
-            run.update(
-                loss,
-                image_loss=image_loss,
-                text_loss=text_loss,
-                image_accuracy=accuracy(image_logits, batch.instance_ids),
-                text_accuracy=accuracy(text_logits, batch.text_instance_ids),
+            instance = model.instance_losses(
+                image, text, batch.instance_ids, batch.text_instance_ids, stage.label_smoothing
             )
+            loss = stage.image_weight * instance.image_loss + stage.text_weight * instance.text_loss
+
+            run.update(loss, **instance._asdict())
         run.end_epoch(epoch)
     return run.finish()
 

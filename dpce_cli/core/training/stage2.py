@@ -10,7 +10,7 @@ from torch import Tensor
 from dpce_cli.core.checkpoint import Checkpoint
 from dpce_cli.core.config import Config
 from dpce_cli.core.errors import CheckpointError
-from dpce_cli.core.losses import accuracy, instance_loss, ranking_loss
+from dpce_cli.core.losses import ranking_loss
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.negatives import hardest_in_batch, hardest_in_pool, random_in_batch
 from dpce_cli.core.progress import Reporter
@@ -96,7 +96,6 @@ def _train(run: StageRun) -> StageResult:
             if stage.negatives == "hardest_in_pool":
                 batch = _with_pool_negatives(batch, image, run, stage.negative_pool)
             text = model.text_encoder(batch.token_ids)
-            image_logits, text_logits = model.classify(image), model.classify(text)
 
             triplets = {
                 "hardest_in_batch": _batch_triplets,
@@ -104,18 +103,16 @@ def _train(run: StageRun) -> StageResult:
                 "random": _random_triplets,
             }[stage.negatives]
             rank_loss = ranking_loss(*triplets(model.comparable(image), model.comparable(text), batch), stage.margin)
-            image_loss = instance_loss(image_logits, batch.instance_ids, stage.label_smoothing)
-            text_loss = instance_loss(text_logits, batch.text_instance_ids, stage.label_smoothing)
-            loss = stage.ranking_weight * rank_loss + stage.image_weight * image_loss + stage.text_weight * text_loss
-
-            run.update(
-                loss,
-                ranking_loss=rank_loss,
-                image_loss=image_loss,
-                text_loss=text_loss,
-                image_accuracy=accuracy(image_logits, batch.instance_ids),
-                text_accuracy=accuracy(text_logits, batch.text_instance_ids),
+            instance = model.instance_losses(
+                image, text, batch.instance_ids, batch.text_instance_ids, stage.label_smoothing
             )
+            loss = (
+                stage.ranking_weight * rank_loss
+                + stage.image_weight * instance.image_loss
+                + stage.text_weight * instance.text_loss
+            )
+
+            run.update(loss, ranking_loss=rank_loss, **instance._asdict())
         run.end_epoch(epoch)
     return run.finish()
 

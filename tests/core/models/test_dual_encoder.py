@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpce_cli.core.models.dual_encoder import DualEncoder, SharedClassifier
+from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.presets import build_preset
 from dpce_cli.core.seeding import generator_for
 
@@ -27,66 +25,22 @@ def embeddings(count: int = 4) -> Tensor:
     return torch.randn(count, 12, generator=generator_for("embeddings"))
 
 
-def test_the_plain_classifier_is_an_inner_product_with_a_bias() -> None:
-    classifier = SharedClassifier(instances=5, embedding_dim=12, bias=True, scale=0).requires_grad_(False)
-    classifier.reset_parameters(generator_for("classifier"))
-    assert classifier.bias is not None
-    assert not classifier.bias.any()
-    classifier.bias.copy_(torch.arange(5))
-    logits = classifier(embeddings())
-    for row, embedding in zip(logits, embeddings(), strict=True):
-        for instance, logit in enumerate(row):
-            expected = float((embedding * classifier.weight[instance]).sum()) + instance
-            assert float(logit) == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("scale", [0.0, 16.0])
-def test_a_classifier_without_bias_has_none(scale: float) -> None:
-    classifier = SharedClassifier(instances=5, embedding_dim=12, bias=False, scale=scale)
-    assert [name for name, _ in classifier.named_parameters()] == ["weight"]
-
-
-def test_the_scaled_classifier_multiplies_the_cosine() -> None:
-    classifier = SharedClassifier(instances=5, embedding_dim=12, bias=False, scale=16).requires_grad_(False)
-    classifier.reset_parameters(generator_for("classifier"))
-    expected = 16 * F.cosine_similarity(embeddings()[:, None], classifier.weight[None], dim=2)
-    torch.testing.assert_close(classifier(embeddings()), expected)
-    torch.testing.assert_close(classifier(100 * embeddings()), expected)
-    assert classifier(torch.zeros(1, 12)).isfinite().all()
-
-
-def test_the_classifier_is_drawn_with_a_tenth_of_the_usual_deviation() -> None:
-    classifier = SharedClassifier(instances=500, embedding_dim=400, bias=True, scale=0).requires_grad_(False)
-    classifier.reset_parameters(generator_for("classifier"))
-    assert float(classifier.weight.std()) == pytest.approx(0.1 * math.sqrt(2 / 500), rel=0.02)
-
-
-def test_classifying_is_relu_then_dropout_then_the_shared_classifier() -> None:
+def test_the_classifier_is_given_embeddings_after_a_relu_and_dropout() -> None:
     model = build("model.relu=true").eval()
-    assert model.classify(embeddings()).equal(model.shared_classifier(embeddings().relu()))
-    assert model.classify(-embeddings().abs()).equal(model.shared_classifier(torch.zeros(4, 12)))
+    assert model.classifiable(embeddings()).equal(embeddings().relu())
     assert model.comparable(embeddings()).equal(F.normalize(embeddings().relu(), dim=1))
 
 
 def test_without_the_relu_the_losses_see_what_retrieval_compares() -> None:
     model = build("model.relu=false").eval()
-    assert model.classify(embeddings()).equal(model.shared_classifier(embeddings()))
+    assert model.classifiable(embeddings()).equal(embeddings())
     assert model.comparable(embeddings()).equal(F.normalize(embeddings(), dim=1))
-
-
-def test_a_classifier_of_cosines_begins_with_rows_of_length_1() -> None:
-    classifier = SharedClassifier(instances=300, embedding_dim=400, bias=False, scale=16).requires_grad_(False)
-    classifier.reset_parameters(generator_for("classifier"))
-    assert float(classifier.weight.norm(dim=1).mean()) == pytest.approx(1, rel=0.02)
 
 
 def test_dropout_works_in_training_alone() -> None:
     model = build("model.dropout=0.5", "model.classifier_scale=0")
-    seen: list[Tensor] = []
-    model.shared_classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     ones = torch.ones(2000, 12)
-    model.train().classify(ones)
-    model.eval().classify(ones)
+    seen = model.train().classifiable(ones), model.eval().classifiable(ones)
     assert set(seen[0].unique().tolist()) == {0.0, 2.0}
     assert float((seen[0] == 0).float().mean()) == pytest.approx(0.5, abs=0.02)
     assert seen[1].equal(ones)
@@ -98,10 +52,10 @@ def test_both_encoders_train_one_classifier() -> None:
     token_ids = torch.randint(1, 21, (3, 8), generator=generator_for("captions"))
     own = torch.arange(3)
     gradients = []
-    for embedding in (model.image_encoder(images), model.text_encoder(token_ids)):
-        assert embedding.shape == (3, 12)
+    for part in ("image_loss", "text_loss"):
         model.zero_grad()
-        F.cross_entropy(model.classify(embedding), own).backward()
+        losses = model.instance_losses(model.image_encoder(images), model.text_encoder(token_ids), own, own, 0.0)
+        getattr(losses, part).backward()
         assert model.shared_classifier.weight.grad is not None
         gradients.append(model.shared_classifier.weight.grad.clone())
     assert all(gradient.abs().sum() > 0 for gradient in gradients)

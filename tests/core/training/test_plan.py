@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.losses import instance_loss
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.training.optimisation import freeze, parameter_groups
 from dpce_cli.core.training.plan import StagePlan, plan_stage
@@ -79,9 +78,9 @@ def kept_on_cpu(model: DualEncoder, config: Config, images: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         image = model.image_encoder(images)
         text = model.text_encoder(torch.ones(texts, config.text.max_words, dtype=torch.long))
-        loss = instance_loss(model.classify(image), torch.zeros(BATCH, dtype=torch.long))
-        loss = loss + instance_loss(model.classify(text), torch.zeros(texts, dtype=torch.long))
-    assert loss.isfinite()
+        ids = torch.zeros(BATCH + texts, dtype=torch.long)
+        losses = model.instance_losses(image, text, ids[:BATCH], ids[BATCH:], 0.0)
+    assert losses.image_loss.isfinite()
     return sum(sizes.values())
 
 

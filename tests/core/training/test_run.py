@@ -8,16 +8,16 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from dpce_cli.core.checkpoint import fingerprint
 from dpce_cli.core.config import Config
 from dpce_cli.core.errors import CheckpointError, DataError, TrainingError
 from dpce_cli.core.interruption import Interrupted
-from dpce_cli.core.losses import instance_loss
+from dpce_cli.core.models.dual_encoder import DualEncoder, InstanceLosses
 from dpce_cli.core.training import run
 from dpce_cli.core.training.batches import Batch
 from dpce_cli.core.training.journal import Journal
@@ -220,13 +220,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     train(whole, 1, config, fresh=True)
 
     broken, _ = start()
-    calls = iter(range(1000))
+    calls, instance_losses = iter(range(1000)), DualEncoder.instance_losses
 
-    def failing(logits: Tensor, ids: Tensor, smoothing: float) -> Tensor:
-        return instance_loss(logits, ids, smoothing) * (math.nan if next(calls) == 2 * (STEPS + 1) else 1)
+    def failing(self: DualEncoder, *arguments: Any) -> InstanceLosses:
+        losses = instance_losses(self, *arguments)
+        return losses._replace(image_loss=losses.image_loss * (math.nan if next(calls) == STEPS + 1 else 1))
 
     with monkeypatch.context() as patch:
-        patch.setattr("dpce_cli.core.training.stage1.instance_loss", failing)
+        patch.setattr(DualEncoder, "instance_losses", failing)
         with pytest.raises(TrainingError) as caught:
             train(broken, 1, config, fresh=True)
     message = str(caught.value)

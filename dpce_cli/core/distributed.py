@@ -1,0 +1,223 @@
+"""Several processes that work on one thing, one a GPU or CPU core: who does what, and what they tell each other.
+
+Process r of N takes the r-th of N equal shares. All that is here is right for a process on its own, too, which has
+nobody to talk to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, distributed, nn
+
+from dpce_cli.core.devices import choose_device
+from dpce_cli.core.errors import ConfigError, TrainingError
+
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+
+def launched() -> bool:
+    """Whether torchrun, or `dpce` itself, started this process as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def rank() -> int:
+    """The number of this process, from 0; process 0 writes files and reports."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+@contextmanager
+def joined(device: str) -> Iterator[torch.device]:
+    """Let a launched process find the others; yields the device it works on.
+
+    NCCL joins GPUs, one a process; Gloo joins CPUs, and carries what little the processes say on the side.
+
+    Raises:
+        ConfigError: there is no such device, or it is a single GPU for several processes.
+        TrainingError: another process is gone.
+    """
+    if not launched():
+        yield choose_device(device)
+        return
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        if chosen.index is not None:
+            raise ConfigError(f"--device {device}: each of several processes has a GPU of its own; choose auto or cuda")
+        chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield chosen
+    except RuntimeError as error:
+        if "gloo" in str(error).lower() or isinstance(error, distributed.DistError):
+            raise TrainingError(
+                f"another process is gone ({str(error).splitlines()[0]}); run the same command to continue from the "
+                "last checkpoint"
+            ) from error
+        raise
+    finally:
+        distributed.destroy_process_group()
+
+
+def shares(total: int) -> list[slice]:
+    """What each process takes of `total` things: consecutive, and equal but for one.
+
+    >>> shares(5)
+    [slice(0, 5, None)]
+    """
+    ends = [total * number // world_size() for number in range(world_size() + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def share(total: int) -> slice:
+    """What this process takes of `total` things."""
+    return shares(total)[rank()]
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    gather_objects(None)
+
+
+def gather_objects(value: T) -> list[T]:
+    """The `value` of every process, in their order, on every process."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def sum_in_place(values: Tensor) -> Tensor:
+    """`values` with those of the other processes added."""
+    if world_size() > 1:
+        distributed.all_reduce(values)
+    return values
+
+
+def maximum_in_place(values: Tensor) -> Tensor:
+    """`values`, where another process has larger ones replaced by them."""
+    if world_size() > 1:
+        distributed.all_reduce(values, distributed.ReduceOp.MAX)
+    return values
+
+
+def on_any(flag: bool) -> bool:
+    """Whether `flag` is true on any process."""
+    return bool(maximum_in_place(torch.tensor(float(flag))))
+
+
+def gather_to_first(rows: Tensor, total: int) -> Tensor:
+    """Process 0: the `total` rows that the processes hold their shares of, on the CPU. Others: their own rows."""
+    rows = rows.detach().cpu().contiguous()
+    if world_size() == 1:
+        return rows
+    if rank():
+        distributed.send(rows, 0)
+        return rows
+    whole = rows.new_empty(total, *rows.shape[1:])
+    for number, part in enumerate(shares(total)):
+        if number:
+            distributed.recv(whole[part], number)
+        else:
+            whole[part] = rows
+    return whole
+
+
+def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """The rows of all processes, one after the other, of which each holds `counts[rank]`; with gradients.
+
+    A loss of them has the same value on every process. The gradient goes to the process that a row came from, times the
+    number of processes, for `DistributedDataParallel` to divide by.
+    """
+    if world_size() == 1:
+        return rows
+    return cast(Tensor, _GatherRows.apply(rows, sum(counts[: rank()]), sum(counts)))
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, start: int, total: int) -> Tensor:
+        ctx.own = slice(start, start + len(rows))
+        # A sum with zeros takes shares of any length, and costs twice a gather of what is small beside the gradients.
+        whole = rows.new_zeros(total, *rows.shape[1:])
+        whole[ctx.own] = rows
+        return sum_in_place(whole)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient[ctx.own] * world_size(), None, None
+
+
+class _SumWithGradient(torch.autograd.Function):
+    """A sum over the processes whose result each of them uses."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return sum_in_place(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return sum_in_place(gradient.contiguous().clone())
+
+
+class _SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the batches of all processes, on CPUs, which torch's `SyncBatchNorm` does not run on."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [-1 if axis == 1 else 1 for axis in range(input.dim())]
+        count = sum_in_place(torch.tensor(float(input.numel() // input.shape[1]), dtype=torch.float64)).item()
+        mean = _SumWithGradient.apply(input.sum(axes)) / count
+        centred = input - mean.view(shape)
+        variance = _SumWithGradient.apply(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        normal = centred * torch.rsqrt(variance + self.eps).view(shape)
+        output: Tensor = normal * self.weight.view(shape) + self.bias.view(shape)
+        return output
+
+
+def synchronise_batch_norms(module: M, device: torch.device) -> M:
+    """Have the batch norms of `module` take the statistics of all processes' batches; parameters stay the same ones."""
+    if world_size() == 1:
+        return module
+    if device.type == "cuda":
+        return cast(M, nn.SyncBatchNorm.convert_sync_batchnorm(module))
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            child.__class__ = _SyncedBatchNorm  # type: ignore[assignment]
+    return module
+
+
+def in_parallel(module: M, device: torch.device) -> M:
+    """`module` with its gradients averaged over the processes; as it is where nothing of it learns."""
+    if world_size() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
+        return module
+    devices = [device] if device.type == "cuda" else None
+    parallel = nn.parallel.DistributedDataParallel(
+        module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+    return cast(M, parallel)
