@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,15 @@ from dpce_cli.core.errors import WorkspaceError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well, delete it otherwise.
 
+    The first call for a folder deletes what processes that were killed in such a block have left there.
+
     Raises:
         WorkspaceError: the folder cannot be written, or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent.resolve())
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -34,6 +39,30 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files in `folder` whose processes are gone; once a process, because folders may be large."""
+    with os.scandir(folder) as entries:
+        leftovers = [match for entry in entries if (match := re.fullmatch(r"\..+\.(\d+)\.tmp", entry.name))]
+    for match in leftovers:
+        if not _is_running(int(match[1])):
+            with suppress(OSError):
+                (folder / match[0]).unlink()
+
+
+def _is_running(process: int) -> bool:
+    """Whether another process has this id; this one's, which containers give out again and again, does not count."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,21 @@ def test_a_folder_that_cannot_be_made_is_a_workspace_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WorkspaceError, match="cannot be written"):
         write_json(tmp_path / "file" / "below.json", {})
+
+
+def test_what_a_killed_process_left_is_deleted_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
+    script = "import os, sys; from dpce_cli.core.files import replacing\n"
+    script += "with replacing(__import__('pathlib').Path(sys.argv[1])) as path: path.touch(); os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path / "last.pt"], check=False)
+    assert killed.returncode == -9
+    (leftover,) = os.listdir(tmp_path)
+    running = f".best.pt.{os.getppid()}.tmp"
+    own = f".best.pt.{os.getpid()}.tmp"  # of a process before this one, in another container
+    for name in (running, own, ".notes.tmp", "7.tmp"):
+        (tmp_path / name).touch()
+    write_json(tmp_path / "a.json", {})
+    assert leftover.startswith(".last.pt.")
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.json", running, ".notes.tmp", "7.tmp"])
 
 
 def test_json_is_written_as_readable_utf_8(tmp_path: Path) -> None:
