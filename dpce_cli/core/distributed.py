@@ -6,6 +6,7 @@ nobody to talk to.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,11 @@ def shares(total: int) -> list[slice]:
 def share(total: int) -> slice:
     """What this process takes of `total` things."""
     return shares(total)[rank()]
+
+
+def lengths(total: int) -> tuple[int, ...]:
+    """How many of `total` things each process takes."""
+    return tuple(part.stop - part.start for part in shares(total))
 
 
 def wait_for_all() -> None:
@@ -216,8 +222,10 @@ def in_parallel(module: M, device: torch.device) -> M:
     """`module` with its gradients averaged over the processes; as it is where nothing of it learns."""
     if world_size() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
         return module
+    ddp: Any = nn.parallel.DistributedDataParallel
+    # Batch norms agree on their statistics already. Newer versions of PyTorch have another name for it.
+    renamed = "forward_sync_buffers" in inspect.signature(ddp).parameters
+    unsynced = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     devices = [device] if device.type == "cuda" else None
-    parallel = nn.parallel.DistributedDataParallel(
-        module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    parallel = ddp(module, device_ids=devices, gradient_as_bucket_view=True, **unsynced)
     return cast(M, parallel)

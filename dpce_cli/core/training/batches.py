@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.position_shift import shift_randomly
 from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.views import random_crop
+from dpce_cli.core.distributed import gather_objects, lengths, share
 from dpce_cli.core.encoding import pack_captions
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.feature_cache import cached_features
@@ -26,10 +28,15 @@ from dpce_cli.core.workspace import PreparedDataset, Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's input, on the CPU or, after `to`, on the device."""
+    """One step's input, on the CPU or, after `to`, on the device.
+
+    Of several processes, each has its own share of the photos, and all that is said of the photos and captions of all.
+    """
 
     images: Tensor
-    """uint8 photos `(images, 3, height, width)`, or pooled features `(images, feature_dim)`."""
+    """This process's uint8 photos `(own images, 3, height, width)`, or pooled features `(own images, feature_dim)`."""
+    counts: tuple[int, ...]
+    """How many photos each process has."""
     instance_ids: Tensor
     """`(images,)`, the classes of the instance loss."""
     token_ids: Tensor
@@ -40,7 +47,10 @@ class Batch:
     """`(texts,)` row in `images` of each caption's photo."""
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if name != "counts"
+        }
+        return replace(self, **moved)
 
 
 class TrainingSet:
@@ -100,14 +110,15 @@ class TrainingSet:
         size = self.stage.batch_size
         order = self.usable[torch.randperm(len(self.usable), generator=generator_for(*self.seed, epoch))]
         order = order[first_step * size : self.steps_per_epoch * size]
-        for step, (rows, images) in enumerate(self._images(order, epoch, first_step), start=first_step):
+        for step, (rows, counts, images) in enumerate(self._images(order, epoch, first_step), start=first_step):
             generator = generator_for(*self.seed, epoch, step)
             texts, owner = self._draw_captions(rows, generator)
             if self.features is not None:
                 views = torch.randint(images.shape[1], (len(rows),), generator=generator)
-                images = images[torch.arange(len(rows)), views]
+                images = images[torch.arange(len(images)), views[share(len(rows))]]
             yield Batch(
                 images=images,
+                counts=counts,
                 instance_ids=self.instance_of_image[rows],
                 token_ids=self._placed(self.token_ids[texts], generator),
                 text_instance_ids=self.instance_of_image[rows[owner]],
@@ -135,22 +146,29 @@ class TrainingSet:
     def _placed(self, token_ids: Tensor, generator: torch.Generator) -> Tensor:
         return shift_randomly(token_ids, generator) if self.config.model.position_shift else token_ids
 
-    def _images(self, order: Tensor, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Positions of photos and the photos, or all views of their features, a batch at a time."""
+    def _images(self, order: Tensor, epoch: int, first_step: int) -> Iterator[tuple[Tensor, tuple[int, ...], Tensor]]:
+        """By batch: photos of all processes, how many each has, this one's photos or all views of their features."""
         size = self.stage.batch_size
+        batches = order.split(size)
         if self.features is not None:
-            for rows in order.split(size):
-                yield rows, self.features[rows]
+            for rows in batches:
+                yield rows, lengths(len(rows)), self.features[rows[share(len(rows))]]
             return
-        view = _TrainingViews(self.config.image, (*self.seed, epoch), first_step * size)
-        paths = [self.images[i].path for i in order.tolist()]
-        batches = read_views(self.root, paths, view, batch_size=size, workers=self.workers)
-        for rows, (positions, photos, problems) in zip(order.split(size), batches, strict=True):
-            for problem in set(problems) - self.unreadable:
-                self.reporter.warn(f"{problem}: skipped")
-            self.unreadable.update(problems)
-            start = positions[0] // size * size if positions else 0
-            yield rows[torch.tensor(positions, dtype=torch.long) - start], photos
+        own = share(len(batches[0])) if batches else slice(0, 0)
+        length = own.stop - own.start
+        view = _TrainingViews(self.config.image, (*self.seed, epoch), first_step * size + own.start, length, size)
+        paths = [self.images[i].path for rows in batches for i in rows[own].tolist()]
+        views = read_views(self.root, paths, view, batch_size=max(1, length), workers=self.workers)
+        for rows, (positions, photos, problems) in zip(batches, views, strict=True):
+            readable, unreadable = zip(
+                *gather_objects(([own.start + position % length for position in positions], problems)), strict=True
+            )
+            for problem in dict.fromkeys(problem for problems in unreadable for problem in problems):
+                if problem not in self.unreadable:
+                    self.reporter.warn(f"{problem}: skipped")
+                self.unreadable.add(problem)
+            kept = torch.tensor([position for positions in readable for position in positions], dtype=torch.long)
+            yield rows[kept], tuple(map(len, readable)), photos
 
     def _draw_captions(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Different captions of each row: their indices, and the positions in `rows` of their owners."""
@@ -165,9 +183,14 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class _TrainingViews:
+    """Crops that depend on a photo's place in the epoch, of which a process sees `length` in every `size`."""
+
     config: ImageConfig
     seed: tuple[int, ...]
     start: int
+    length: int
+    size: int
 
     def __call__(self, image: Image.Image, position: int) -> Tensor:
-        return random_crop(self.config, image, "crop", *self.seed, self.start + position)
+        place = self.start + position // self.length * self.size + position % self.length
+        return random_crop(self.config, image, "crop", *self.seed, place)

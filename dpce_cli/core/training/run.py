@@ -7,15 +7,30 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from dpce_cli.core.checkpoint import Checkpoint, check_belongs, load_checkpoint, save_checkpoint
 from dpce_cli.core.config import Config, StageConfig, differences
-from dpce_cli.core.errors import CheckpointError, DataError, TrainingError
+from dpce_cli.core.distributed import (
+    gather_objects,
+    gather_rows,
+    gather_to_first,
+    in_parallel,
+    lengths,
+    on_any,
+    rank,
+    share,
+    synchronise_batch_norms,
+    world_size,
+)
+from dpce_cli.core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from dpce_cli.core.interruption import Interrupted, StopRequest
+from dpce_cli.core.metrics import RetrievalMetrics
 from dpce_cli.core.models.dual_encoder import DualEncoder
+from dpce_cli.core.models.text_encoder import TextEncoder
 from dpce_cli.core.progress import Reporter, duration
 from dpce_cli.core.seeding import derived_seed
 from dpce_cli.core.text.vocabulary import Vocabulary
@@ -91,10 +106,17 @@ class StageRun:
         self.dataset, self.config, self.words, self.number, self.parent = dataset, config, words, stage, parent
         self.stage: StageConfig = config.stage1 if stage == 1 else config.stage2
         self.options, self.reporter = options, reporter
+        if self.stage.batch_size < world_size():
+            raise ConfigError(
+                f"stage{stage}.batch_size={self.stage.batch_size} is too small for {world_size()} processes, of which "
+                "each needs a photo; raise it with --set, or use fewer processes"
+            )
+        model.shared_classifier.keep_share()
         self.model = model.to(options.device)
         self.groups = parameter_groups(model, self.stage.multipliers)
         self.frozen_backbone = not any(g.multiplier for g in self.groups if g.name.startswith("backbone"))
         self.optimizer = build_optimizer(self.groups, self.stage)
+        model.shared_classifier.follow(self.optimizer)
         self.folder = workspace.stage_folder(stage)
         self.last, self.best_path = self.folder / "last.pt", self.folder / "best.pt"
         self.curves = self.folder / "curves.png"
@@ -114,10 +136,13 @@ class StageRun:
         )  # fmt: skip
         self.steps_per_epoch = self.training_set.steps_per_epoch
         self._since = self.step % self.steps_per_epoch % _LOG_EVERY
-        if not self.step:
+        if not self.step and not rank():
             for old in (self.last, self.best_path, self.curves):
                 old.unlink(missing_ok=True)
-        self.journal = Journal(self.folder, step=self.step)
+        self.journal = None if rank() else Journal(self.folder, step=self.step)
+        synchronise_batch_norms(model, options.device)
+        self._image_encoder = in_parallel(model.image_encoder, options.device)
+        self._text_encoder = in_parallel(model.text_encoder, options.device)
         self._describe()
 
     def epochs(self) -> Iterator[int]:
@@ -138,15 +163,41 @@ class StageRun:
         self._photos, self._clock = 0, time.perf_counter()
         with self.reporter.track(label, self.steps_per_epoch, done - self._since) as self._advance:
             for batch in self.training_set.batches(epoch, done):
-                if len(batch.images) < 2:
+                if sum(batch.counts) < 2 or not all(batch.counts):
                     raise DataError(
-                        f"{self.dataset.root}: fewer than 2 photos of step {self.step} can be read; "
-                        "put them there and run again"
+                        f"{self.dataset.root}: fewer than {max(2, world_size())} photos of step {self.step} can be "
+                        "read; put them there and run again"
                     )
-                # Whatever draws from torch's own generators below, dropout foremost, depends on the step alone.
-                torch.manual_seed(derived_seed(self.config.seed, self.number, "step", self.step))
-                self._batch_size = len(batch.images)
+                # Whatever draws from torch's own generators below, dropout foremost, depends on step and process.
+                torch.manual_seed(self._seed(*[rank()] * bool(rank())))
+                self._batch_size = sum(batch.counts)
                 yield batch.to(self.options.device)
+
+    def _seed(self, *parts: int) -> int:
+        return derived_seed(self.config.seed, self.number, "step", self.step, *parts)
+
+    def encode_images(self, batch: Batch) -> Tensor:
+        """f_img of the photos of all processes, in the order of `batch.instance_ids`, each computed by its own."""
+        return gather_rows(self._image_encoder(batch.images), batch.counts)
+
+    def encode_text(self, token_ids: Tensor) -> Tensor:
+        """f_txt of captions that all processes know."""
+        text = self._encode_text(self._text_encoder, token_ids)
+        if world_size() > 1:
+            torch.manual_seed(self._seed())  # what follows sees the whole batch, and is the same on every process
+        return text
+
+    def encode_pool(self, token_ids: Tensor) -> Tensor:
+        """f_txt as in testing, and without gradients."""
+        encoder = self.model.text_encoder.eval()
+        with torch.no_grad():
+            text = self._encode_text(encoder, token_ids)
+        encoder.train()
+        return text
+
+    def _encode_text(self, encoder: TextEncoder, token_ids: Tensor) -> Tensor:
+        """Each process computes its share."""
+        return gather_rows(encoder(token_ids[share(len(token_ids))]), lengths(len(token_ids)))
 
     def update(self, loss: Tensor, **values: Tensor) -> None:
         """Take an optimisation step on `loss`; `values` are losses and accuracies to log.
@@ -171,11 +222,12 @@ class StageRun:
         end_of_epoch = self.step % self.steps_per_epoch == 0
         if self._since == _LOG_EVERY or end_of_epoch:
             self._log(rate)
-        if (end_of_epoch or self._stop.made) and not all(
-            bool(torch.isfinite(value).all()) for value in self.model.state_dict().values()
+        stop = on_any(self._stop.made)
+        if (end_of_epoch or stop) and on_any(
+            not all(bool(torch.isfinite(value).all()) for value in self.model.state_dict().values())
         ):
             raise self._diverged("some weights are no longer finite")
-        if self._stop.made and not end_of_epoch:
+        if stop and not end_of_epoch:
             self._save(self.last)
             raise self._interrupted()
 
@@ -184,7 +236,8 @@ class StageRun:
         speed = self._photos / (time.perf_counter() - self._clock)
         steps = self.steps_per_epoch * self.stage.epochs
         left = (steps - self.step) * self.stage.batch_size / speed
-        self.journal.write("train", self.step, {**means, "learning_rate": rate, "images_per_second": speed})
+        if self.journal:
+            self.journal.write("train", self.step, {**means, "learning_rate": rate, "images_per_second": speed})
         fields = {"step": f"{self.step}/{steps}"}
         fields |= {
             name.replace("_", " "): f"{100 * mean:.1f}%" if name.endswith("accuracy") else f"{mean:.3f}"
@@ -202,17 +255,21 @@ class StageRun:
         """
         line = ""
         if self.validation_set:
-            metrics = self.validation_set.evaluate(self.model)
-            i2t, t2i = metrics.image_to_text, metrics.text_to_image
-            self.journal.write(
-                "validation",
-                self.step,
-                {
-                    "rsum": metrics.rsum,
-                    **{f"i2t_{name}": getattr(i2t, name) for name in ("r1", "r5", "r10", "median_rank")},
-                    **{f"t2i_{name}": getattr(t2i, name) for name in ("r1", "r5", "r10", "median_rank")},
-                },
+            # The first process alone: nothing of it is shared out, and none has to wait for long.
+            metrics = cast(
+                RetrievalMetrics, gather_objects(None if rank() else self.validation_set.evaluate(self.model))[0]
             )
+            i2t, t2i = metrics.image_to_text, metrics.text_to_image
+            if self.journal:
+                self.journal.write(
+                    "validation",
+                    self.step,
+                    {
+                        "rsum": metrics.rsum,
+                        **{f"i2t_{name}": getattr(i2t, name) for name in ("r1", "r5", "r10", "median_rank")},
+                        **{f"t2i_{name}": getattr(t2i, name) for name in ("r1", "r5", "r10", "median_rank")},
+                    },
+                )
             line = (
                 f"validation: R@1 {100 * i2t.r1:.1f}% image-to-text, {100 * t2i.r1:.1f}% text-to-image, "
                 f"RSUM {metrics.rsum:.1f}"
@@ -224,17 +281,26 @@ class StageRun:
         self._save(self.last)
         if line:
             self.reporter.note(f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs} {line}")
-        if self._stop.made:
+        if on_any(self._stop.made):
             raise self._interrupted()
 
     def finish(self) -> StageResult:
         """Close the records and draw the curves."""
         title = f"{self.dataset.name}, stage {self.number}"
-        self.journal.draw_curves(self.curves, steps_per_epoch=self.steps_per_epoch, title=title)
-        self.journal.close()
+        if self.journal:
+            self.journal.draw_curves(self.curves, steps_per_epoch=self.steps_per_epoch, title=title)
+            self.journal.close()
         return StageResult(best=self.best_path, curves=self.curves, validation=self.best)
 
     def _save(self, path: Path) -> None:
+        """Let the first process write the whole state, for any number of processes to continue from."""
+        model, optimizer = self.model.state_dict(), self.optimizer.state_dict() if path == self.last else {}
+        if optimizer:
+            optimizer["state"] = {index: dict(state) for index, state in optimizer["state"].items()}  # not the live one
+        for state, key in self._shares(model, optimizer):
+            state[key] = gather_to_first(state[key], self.training_set.instances)
+        if rank():
+            return
         save_checkpoint(
             path,
             Checkpoint(
@@ -251,10 +317,23 @@ class StageRun:
                 step=self.step,
                 best=self.best,
                 unlogged=dict(self._sums),
-                model=self.model.state_dict(),
-                optimizer=self.optimizer.state_dict() if path == self.last else {},
+                model=model,
+                optimizer=optimizer,
             ),
         )
+
+    def _shares(self, model: dict[str, Tensor], optimizer: dict[str, Any]) -> Iterator[tuple[dict[Any, Tensor], Any]]:
+        """Where in state dicts the tensors are of which each process holds its classes' part."""
+        own = self.model.shared_classifier
+        if world_size() == 1:
+            return
+        learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for name, parameter in own.named_parameters():
+            yield model, f"shared_classifier.{name}"
+            index = next((place for place, other in enumerate(learning) if other is parameter), None)
+            state = optimizer.get("state", {}).get(index, {})
+            for key in [key for key, value in state.items() if isinstance(value, Tensor) and value.dim()]:
+                yield state, key
 
     def _resume(self) -> None:
         remedy = f"dpce train-stage{self.number} --fresh"
@@ -272,6 +351,8 @@ class StageRun:
                 f"{self.last}: cannot be continued with other settings: {'; '.join(changed)}. "
                 f"Run with the settings it began with, or begin anew with '{remedy}'"
             )
+        for state, key in self._shares(checkpoint.model, checkpoint.optimizer):
+            state[key] = state[key][share(checkpoint.instances)]
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.step, self.best = checkpoint.step, checkpoint.best
@@ -295,6 +376,13 @@ class StageRun:
             f"{self.training_set.instances} instances, {len(self.words.vocabulary)} words, "
             f"{stage.epochs} epochs of {self.steps_per_epoch} steps on {self.options.device}"
         )
+        if world_size() > 1:
+            parts = sorted(set(lengths(stage.batch_size)))
+            note(
+                f"{world_size()} processes share each batch of {stage.batch_size} photos, "
+                f"{' or '.join(map(str, parts))} each, and the classes; the learning rates are those of the whole "
+                "batch and are not scaled"
+            )
         note(f"word vectors: {self.words.source}")
         note(f"{stage.optimizer}, base learning rate {stage.learning_rate:g}, {stage.schedule} schedule; per group:")
         for group in self.groups:

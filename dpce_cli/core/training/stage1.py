@@ -41,7 +41,7 @@ def train_stage1(
     stage = config.stage1
     for epoch in run.epochs():
         for batch in run.batches(epoch):
-            image, text = model.image_encoder(batch.images), model.text_encoder(batch.token_ids)
+            image, text = run.encode_images(batch), run.encode_text(batch.token_ids)
 
             instance = model.instance_losses(
                 image, text, batch.instance_ids, batch.text_instance_ids, stage.label_smoothing

@@ -92,10 +92,10 @@ def _train(run: StageRun) -> StageResult:
     model, stage = run.model, run.config.stage2
     for epoch in run.epochs():
         for batch in run.batches(epoch):
-            image = model.image_encoder(batch.images)
+            image = run.encode_images(batch)
             if stage.negatives == "hardest_in_pool":
                 batch = _with_pool_negatives(batch, image, run, stage.negative_pool)
-            text = model.text_encoder(batch.token_ids)
+            text = run.encode_text(batch.token_ids)
 
             triplets = {
                 "hardest_in_batch": _batch_triplets,
@@ -122,14 +122,12 @@ def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) 
 
     The second half of the photos are the negative images; the pool is embedded in eval mode and without gradients.
     """
-    half = len(batch.images) // 2
+    half = len(batch.instance_ids) // 2
     own = batch.image_of_text < half
     token_ids, instance_ids = run.training_set.caption_pool(size, batch.instance_ids[:half].cpu(), run.step)
     token_ids, instance_ids = token_ids.to(batch.token_ids.device), instance_ids.to(batch.token_ids.device)
-    encoder = run.model.text_encoder.eval()
-    with torch.no_grad():
-        hardest = hardest_in_pool(run.model.comparable(image[:half]), run.model.comparable(encoder(token_ids)))
-    encoder.train()
+    pool = run.model.comparable(run.encode_pool(token_ids))
+    hardest = hardest_in_pool(run.model.comparable(image[:half]).detach(), pool)
     return replace(
         batch,
         token_ids=torch.cat([batch.token_ids[own], token_ids[hardest]]),

@@ -1,0 +1,60 @@
+"""Several processes train as one does with the same batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpce_cli.core.config import Config
+from dpce_cli.core.training.journal import Journal
+from dpce_cli.core.workspace import Workspace
+from tests.core.conftest import Trained
+from tests.core.processes import in_processes
+from tests.core.tiny import checkpoint, copy, records, tiny_cnn, train
+
+SETTINGS = [
+    # What the encoders drop differs from process to process; what is dropped after them, on the whole batch, does not.
+    "model.feature_dropout=0",
+    "model.word_dropout=0",
+    "model.dropout=0.3",
+    # Batches of 4 and batch norms make much of rounding errors; small steps of SGD, unlike AdamW's, keep them small.
+    *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in ("optimizer=sgd", "learning_rate=0.0003")),
+    "stage2.negatives=hardest_in_pool",
+    "stage2.captions_per_image=1",
+    "stage2.negative_pool=5",
+]
+
+
+def _train(root: Path, stage: int, config: Config) -> None:
+    Journal.draw_curves = lambda self, path, **options: path.touch()  # type: ignore[method-assign]
+    with tiny_cnn():
+        train(Workspace(root), stage, config, fresh=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("kind", ["cache", "photos"])
+def test_two_processes_train_as_one_does(
+    tmp_path: Path, frozen_stage1: Trained, learning_stage1: Trained, stage: int, kind: str
+) -> None:
+    trained = frozen_stage1 if kind == "cache" else learning_stage1
+    config = trained.config.with_settings(SETTINGS)
+    one, two = (copy(trained.workspace, tmp_path / name) for name in ("one", "two"))
+    _train(one.root, stage, config)
+    in_processes(2, _train, two.root, stage, config)
+
+    for expected, got in zip(records(one, stage), records(two, stage), strict=True):
+        assert got.pop("kind") == expected.pop("kind")
+        assert got == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    whole, shared = checkpoint(one, stage, "last"), checkpoint(two, stage, "last")
+    assert whole.model.keys() == shared.model.keys()
+    for name, value in whole.model.items():
+        torch.testing.assert_close(shared.model[name], value, atol=1e-4, rtol=1e-4)
+    moments, shared_moments = (
+        [state["momentum_buffer"] for state in model.optimizer["state"].values()] for model in (whole, shared)
+    )
+    for gradient, shared_gradient in zip(moments, shared_moments, strict=True):
+        error = float((shared_gradient - gradient).abs().max())
+        assert error < 0.01 * float(gradient.abs().max()) + 1e-4
