@@ -119,7 +119,7 @@ def train(root: Path, images: int, workers: int, feature_cache: bool) -> dict[st
     import torch
     from torchvision.models import get_model
 
-    from dpce_cli.core.training.run import RunOptions
+    from dpce_cli.core.training.options import RunOptions
     from dpce_cli.core.training.stage1 import train_stage1
     from dpce_cli.core.workspace import Workspace
 

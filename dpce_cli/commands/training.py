@@ -10,8 +10,8 @@ from dpce_cli.commands.console import print_table
 
 if TYPE_CHECKING:
     from dpce_cli.core.config import Config
+    from dpce_cli.core.training.options import StageResult
     from dpce_cli.core.training.plan import StagePlan
-    from dpce_cli.core.training.run import StageResult
 
 
 def print_plan(plan: StagePlan, config: Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,6 +54,8 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     """State dict of the optimizer; empty in best.pt."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """Loss scale of a run in float16; empty otherwise and in best.pt."""
     fingerprint: str = ""
     """SHA-256 of the model's weights; set by `save_checkpoint`."""
 

@@ -144,6 +144,12 @@ class StageConfig:
     """Weight of the text instance loss."""
     label_smoothing: float
     """Share of the instance loss's target that is spread over all instances; 0 in the paper."""
+    accumulation_steps: int = 1
+    """Parts in which a step's photos pass the networks, one after another, to take less memory. The losses are means
+    over the parts: the instance loss is the same but for batch norms, which see a part at a time; the ranking loss
+    finds its negatives within a part."""
+    clip_norm: float = 0.0
+    """Largest L2 norm of all gradients together; 0 lets any pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +201,14 @@ class Config:
             checks |= {
                 f"{name}.epochs of at least 1": stage.epochs >= 1,
                 f"{name}.batch_size of at least 2": stage.batch_size >= 2,
+                f"{name}.accumulation_steps of at least 1 that divides batch_size into parts of 2 or more": (
+                    stage.accumulation_steps >= 1
+                    and stage.batch_size % stage.accumulation_steps == 0
+                    and stage.batch_size // stage.accumulation_steps >= 2
+                ),
+                f"{name}.accumulation_steps = 1 with model.classifier_sample_rate below 1": (
+                    stage.accumulation_steps == 1 or self.model.classifier_sample_rate == 1
+                ),
                 f"{name}.captions_per_image of at least 1": stage.captions_per_image >= 1,
                 f"{name}.label_smoothing below 1": stage.label_smoothing < 1,
                 f"{name}.multipliers with one above 0": any(dataclasses.astuple(stage.multipliers)),
@@ -223,7 +237,8 @@ class Config:
         """Read a tree written by `to_dict`.
 
         Raises:
-            ConfigError: a key is missing, unknown or of another type; the message begins with `source`.
+            ConfigError: a key without a default is missing, or a key is unknown or of another type; the message begins
+            with `source`.
         """
         config = _read(cls, value, source, "")
         assert isinstance(config, Config)
@@ -295,13 +310,14 @@ def _read(kind: Any, value: Any, source: str, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise wrong("a table")
         hints = get_type_hints(kind)
-        if differing := sorted(hints.keys() ^ value.keys()):
+        newer = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+        if differing := sorted((hints.keys() ^ value.keys()) - (newer - value.keys())):
             raise ConfigError(
                 f"{source}: {key or 'the configuration'} lacks or does not know {', '.join(differing)}; "
                 "it was written by another version of dpce: run prepare-vocab again"
             )
         prefix = f"{key}." if key else ""
-        return kind(**{name: _read(hints[name], value[name], source, prefix + name) for name in hints})  # type: ignore[operator]
+        return kind(**{name: _read(hints[name], value[name], source, prefix + name) for name in value})  # type: ignore[operator]
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise wrong("one of " + ", ".join(get_args(kind)))

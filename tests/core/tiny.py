@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -23,7 +26,9 @@ from dpce_cli.core.models import image_encoder
 from dpce_cli.core.presets import build_preset
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.text.vocabulary import build_vocabulary
-from dpce_cli.core.training.run import RunOptions, StageResult
+from dpce_cli.core.training.batches import Batch
+from dpce_cli.core.training.options import RunOptions, StageResult
+from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage1 import train_stage1
 from dpce_cli.core.training.stage2 import train_stage2
 from dpce_cli.core.workspace import PreparedDataset, PreparedImage, Workspace
@@ -198,9 +203,10 @@ def train(
     fresh: bool = False,
     cache: bool = True,
     reporter: Reporter | None = None,
+    **how: Any,
 ) -> StageResult:
-    """Begin or continue a stage; Stage II begins from Stage I's best.pt."""
-    options = RunOptions(device=torch.device("cpu"), workers=0, feature_cache=cache, fresh=fresh)
+    """Begin or continue a stage; Stage II begins from Stage I's best.pt. `how` is passed to `RunOptions`."""
+    options = RunOptions(device=torch.device("cpu"), workers=0, feature_cache=cache, fresh=fresh, **how)
     dataset, reporter = workspace.load_dataset(), reporter or Reporter()
     if stage == 1:
         return train_stage1(workspace, dataset, config, None, options, reporter)
@@ -216,7 +222,8 @@ def records(workspace: Workspace, stage: int, kind: str | None = None) -> list[d
     lines = (workspace.stage_folder(stage) / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     for record in found:
-        record.pop("images_per_second", None)
+        for name in ("images_per_second", "data_wait"):
+            record.pop(name, None)
     return [record for record in found if kind in (None, record["kind"])]
 
 
@@ -239,3 +246,16 @@ def outcome(workspace: Workspace, stage: int) -> dict[str, Any]:
 def copy(workspace: Workspace, root: Path) -> Workspace:
     shutil.copytree(workspace.root, root)
     return Workspace(root)
+
+
+def send_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
+    """Have the signal arrive during the step (from 0)."""
+    batches = StageRun.batches
+
+    def signalling(self: StageRun, epoch: int) -> Iterator[Batch]:
+        for batch in batches(self, epoch):
+            if self.step == step:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    monkeypatch.setattr(StageRun, "batches", signalling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.position_shift import shift_randomly
 from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.views import random_crop
-from dpce_cli.core.distributed import gather_objects, lengths, share
+from dpce_cli.core.distributed import gather_objects, lengths, rank, share
 from dpce_cli.core.encoding import pack_captions
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.feature_cache import cached_features
@@ -28,11 +29,13 @@ from dpce_cli.core.workspace import PreparedDataset, Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's input, on the CPU or, after `to`, on the device.
+    """One step's input, or a part of it, on the CPU or, after `to`, on the device.
 
     Of several processes, each has its own share of the photos, and all that is said of the photos and captions of all.
     """
 
+    rows: Tensor
+    """`(images,)`, which of the training set's images they are."""
     images: Tensor
     """This process's uint8 photos `(own images, 3, height, width)`, or pooled features `(own images, feature_dim)`."""
     counts: tuple[int, ...]
@@ -51,6 +54,31 @@ class Batch:
             name: value.to(device, non_blocking=True) for name, value in vars(self).items() if name != "counts"
         }
         return replace(self, **moved)
+
+    def parts(self, count: int) -> list[Batch]:
+        """The photos with their captions in `count` parts of about the same size, or fewer, of at least 2 photos."""
+        count = min(count, len(self.rows) // 2, *self.counts)
+        return [self._part(number, count) for number in range(count)] if count > 1 else [self]
+
+    def _part(self, number: int, count: int) -> Batch:
+        """Of each process's photos the same part."""
+        ends = [(photos * number // count, photos * (number + 1) // count) for photos in self.counts]
+        starts = accumulate(self.counts, initial=0)
+        kept = torch.cat(
+            [torch.arange(begin + first, begin + end) for begin, (first, end) in zip(starts, ends, strict=False)]
+        )
+        place = torch.full((len(self.rows),), -1)
+        place[kept] = torch.arange(len(kept))
+        texts = place[self.image_of_text] >= 0
+        return Batch(
+            rows=self.rows[kept],
+            images=self.images[slice(*ends[rank()])],
+            counts=tuple(end - first for first, end in ends),
+            instance_ids=self.instance_ids[kept],
+            token_ids=self.token_ids[texts],
+            text_instance_ids=self.text_instance_ids[texts],
+            image_of_text=place[self.image_of_text[texts]],
+        )
 
 
 class TrainingSet:
@@ -117,6 +145,7 @@ class TrainingSet:
                 views = torch.randint(images.shape[1], (len(rows),), generator=generator)
                 images = images[torch.arange(len(images)), views[share(len(rows))]]
             yield Batch(
+                rows=rows,
                 images=images,
                 counts=counts,
                 instance_ids=self.instance_of_image[rows],

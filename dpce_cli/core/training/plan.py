@@ -14,7 +14,7 @@ from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.training.batches import TrainingSet
 from dpce_cli.core.training.optimisation import freeze, learning_rate, parameter_groups
-from dpce_cli.core.training.run import WordTable
+from dpce_cli.core.training.options import WordTable
 from dpce_cli.core.workspace import PreparedDataset
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from dpce_cli.core.checkpoint import Checkpoint, check_belongs, load_checkpoint, save_checkpoint
-from dpce_cli.core.config import Config, StageConfig, differences
+from dpce_cli.core.config import Config, StageConfig
 from dpce_cli.core.distributed import (
     gather_objects,
     gather_rows,
-    gather_to_first,
     in_parallel,
     lengths,
     on_any,
@@ -26,59 +23,28 @@ from dpce_cli.core.distributed import (
     synchronise_batch_norms,
     world_size,
 )
-from dpce_cli.core.errors import CheckpointError, ConfigError, DataError, TrainingError
+from dpce_cli.core.errors import ConfigError, DataError, TrainingError
 from dpce_cli.core.interruption import Interrupted, StopRequest
 from dpce_cli.core.metrics import RetrievalMetrics
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.models.text_encoder import TextEncoder
 from dpce_cli.core.progress import Reporter, duration
 from dpce_cli.core.seeding import derived_seed
-from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.training.batches import Batch, TrainingSet
+from dpce_cli.core.training.health import SMALLEST_SCALE, StuckRanking, diverged
 from dpce_cli.core.training.journal import Journal
-from dpce_cli.core.training.optimisation import (
-    build_optimizer,
-    learning_rate,
-    parameter_groups,
-    set_learning_rate,
-)
+from dpce_cli.core.training.meter import Meter
+from dpce_cli.core.training.optimisation import build_optimizer, learning_rate, parameter_groups
+from dpce_cli.core.training.options import RunOptions, StageResult, WordTable
+from dpce_cli.core.training.precision import accelerate
+from dpce_cli.core.training.report import log_fields, optimisation_lines, validation_line, validation_record
+from dpce_cli.core.training.stage_files import StageFiles
+from dpce_cli.core.training.state import resume, save_state
+from dpce_cli.core.training.updates import Updater
 from dpce_cli.core.training.validation import ValidationSet
 from dpce_cli.core.workspace import PreparedDataset, Workspace
 
 _LOG_EVERY = 25
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How, not what, to compute."""
-
-    device: torch.device
-    workers: int
-    """Processes that decode photos."""
-    feature_cache: bool
-    """Take a frozen CNN's features from the cache instead of computing them from fresh crops."""
-    fresh: bool
-    """Begin anew although there is something to continue."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WordTable:
-    """The words that a text encoder knows."""
-
-    vocabulary: Vocabulary
-    word_dim: int
-    source: str
-    """Where their vectors came from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageResult:
-    """Where a stage ended."""
-
-    best: Path
-    curves: Path
-    validation: dict[str, float]
-    """"rsum" and "epoch" of the best validation; empty without a validation split."""
 
 
 class StageRun:
@@ -113,18 +79,23 @@ class StageRun:
             )
         model.shared_classifier.keep_share()
         self.model = model.to(options.device)
+        accelerate(model, options.device, options.precision, compiled=options.compiled)
         self.groups = parameter_groups(model, self.stage.multipliers)
         self.frozen_backbone = not any(g.multiplier for g in self.groups if g.name.startswith("backbone"))
         self.optimizer = build_optimizer(self.groups, self.stage)
-        model.shared_classifier.follow(self.optimizer)
+        classifier = model.shared_classifier
+        classifier.follow(self.optimizer)
+        self.updater = Updater(
+            self.optimizer, clip_norm=self.stage.clip_norm, precision=options.precision, device=options.device,
+            shared_out=list(classifier.parameters()),
+        )  # fmt: skip
+        self._stuck = StuckRanking(config.stage2.margin) if stage == 2 and config.stage2.ranking_weight else None
         self.folder = workspace.stage_folder(stage)
-        self.last, self.best_path = self.folder / "last.pt", self.folder / "best.pt"
-        self.curves = self.folder / "curves.png"
-        self.step, self.best = 0, dict[str, float]()
-        self._sums = defaultdict[str, Tensor](lambda: torch.zeros(()))
+        self.files = StageFiles(self.folder)
+        self.step, self.best, unlogged = 0, dict[str, float](), dict[str, Tensor]()
         self._stop = StopRequest()
-        if self.last.is_file() and not options.fresh:
-            self._resume()
+        if self.files.last.is_file() and not options.fresh:
+            unlogged = resume(self)
         cache = workspace if self.frozen_backbone and options.feature_cache else None
         self.training_set = TrainingSet(
             dataset, config, words.vocabulary, model.image_encoder, stage=stage, cache=cache,
@@ -135,10 +106,11 @@ class StageRun:
             workers=options.workers, reporter=reporter,
         )  # fmt: skip
         self.steps_per_epoch = self.training_set.steps_per_epoch
-        self._since = self.step % self.steps_per_epoch % _LOG_EVERY
-        if not self.step and not rank():
-            for old in (self.last, self.best_path, self.curves):
-                old.unlink(missing_ok=True)
+        self.meter = Meter(self.step % self.steps_per_epoch % _LOG_EVERY, unlogged)
+        if not self.step and (old := self.files.existing()) and not rank():
+            reporter.note(f"beginning anew; this replaces {', '.join(path.name for path in old)} in {self.folder}")
+            self.files.remove()
+        self._saved = time.monotonic()
         self.journal = None if rank() else Journal(self.folder, step=self.step)
         synchronise_batch_norms(model, options.device)
         self._image_encoder = in_parallel(model.image_encoder, options.device)
@@ -160,18 +132,19 @@ class StageRun:
             self.model.image_encoder.backbone.eval()
         done = self.step - epoch * self.steps_per_epoch
         label = f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs}"
-        self._photos, self._clock = 0, time.perf_counter()
-        with self.reporter.track(label, self.steps_per_epoch, done - self._since) as self._advance:
-            for batch in self.training_set.batches(epoch, done):
-                if sum(batch.counts) < 2 or not all(batch.counts):
+        self.meter.restart_clock()
+        with self.reporter.track(label, self.steps_per_epoch, done - self.meter.steps) as self._advance:
+            for batch in self.meter.waiting(self.training_set.batches(epoch, done)):
+                if len(batch.rows) < 2 or not all(batch.counts):
                     raise DataError(
                         f"{self.dataset.root}: fewer than {max(2, world_size())} photos of step {self.step} can be "
                         "read; put them there and run again"
                     )
                 # Whatever draws from torch's own generators below, dropout foremost, depends on step and process.
                 torch.manual_seed(self._seed(*[rank()] * bool(rank())))
-                self._batch_size = sum(batch.counts)
-                yield batch.to(self.options.device)
+                self._batch, self._photos_left = batch, len(batch.rows)
+                for part in batch.parts(self.stage.accumulation_steps):
+                    yield part.to(self.options.device)
 
     def _seed(self, *parts: int) -> int:
         return derived_seed(self.config.seed, self.number, "step", self.step, *parts)
@@ -199,8 +172,12 @@ class StageRun:
         """Each process computes its share."""
         return gather_rows(encoder(token_ids[share(len(token_ids))]), lengths(len(token_ids)))
 
-    def update(self, loss: Tensor, **values: Tensor) -> None:
-        """Take an optimisation step on `loss`; `values` are losses and accuracies to log.
+    def update(self, loss: Tensor, photos: int, **values: Tensor) -> None:
+        """Take an optimisation step on `loss`, or with the last part of a step on the mean over its parts.
+
+        Args:
+            photos: in the part, of all processes.
+            values: losses and accuracies to log.
 
         Raises:
             TrainingError: the loss is not finite, or the weights are not at a point where they would be saved.
@@ -208,44 +185,54 @@ class StageRun:
         """
         if not bool(torch.isfinite(loss)):
             parts = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in values.items())
-            raise self._diverged(f"the loss is {float(loss.detach())} ({parts})")
+            ids = [self.training_set.images[row].image_id for row in self._batch.rows.tolist()]
+            raise self._diverged(f"the loss is {float(loss.detach())} ({parts})", ids)
+        part = photos / len(self._batch.rows)
+        self.updater.backward(loss * part)
+        self.meter.add({"loss": loss, **values}, part)
+        self._photos_left -= photos
+        if self._photos_left:
+            return
         rate = learning_rate(self.stage, self.step, self.steps_per_epoch)
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        end_of_epoch = (self.step + 1) % self.steps_per_epoch == 0
+        logging = self.meter.steps + 1 == _LOG_EVERY or end_of_epoch
+        norm = self.updater.step(rate, measure=logging)
         self.step += 1
-        self._since += 1
-        self._photos += self._batch_size
-        for name, value in {"loss": loss, **values}.items():
-            self._sums[name] = self._sums[name].to(value.device) + value.detach()
-        end_of_epoch = self.step % self.steps_per_epoch == 0
-        if self._since == _LOG_EVERY or end_of_epoch:
-            self._log(rate)
+        self.meter.finish_step(len(self._batch.rows))
+        if logging:
+            self._log(rate, norm)
+        minutes = self.options.checkpoint_minutes
+        due = on_any(bool(minutes) and time.monotonic() - self._saved >= 60 * minutes)
         stop = on_any(self._stop.made)
-        if (end_of_epoch or stop) and on_any(
+        if (end_of_epoch or due or stop) and on_any(
             not all(bool(torch.isfinite(value).all()) for value in self.model.state_dict().values())
         ):
             raise self._diverged("some weights are no longer finite")
-        if stop and not end_of_epoch:
-            self._save(self.last)
-            raise self._interrupted()
+        if not end_of_epoch and (due or stop):
+            self._save(self.files.last)
+            if stop:
+                raise self._interrupted()
 
-    def _log(self, rate: float) -> None:
-        means = {name: float(value) / self._since for name, value in self._sums.items()}
-        speed = self._photos / (time.perf_counter() - self._clock)
-        steps = self.steps_per_epoch * self.stage.epochs
-        left = (steps - self.step) * self.stage.batch_size / speed
+    def _log(self, rate: float, norm: float | None) -> None:
+        since = self.meter.steps
+        means, speed, waited = self.meter.read()
+        record = {**means, "learning_rate": rate}
+        if norm is not None and math.isfinite(norm):
+            record["gradient_norm"] = norm
+        if self.options.precision == "fp16":
+            record["loss_scale"] = self.updater.scale
+            if self.updater.scale < SMALLEST_SCALE:
+                raise self._diverged("the gradients are not finite in float16; --precision bf16 may help")
+        if self.options.device.type == "cuda":
+            record["device_memory"] = torch.cuda.max_memory_allocated(self.options.device)
+        record |= {"data_wait": waited, "images_per_second": speed}
         if self.journal:
-            self.journal.write("train", self.step, {**means, "learning_rate": rate, "images_per_second": speed})
-        fields = {"step": f"{self.step}/{steps}"}
-        fields |= {
-            name.replace("_", " "): f"{100 * mean:.1f}%" if name.endswith("accuracy") else f"{mean:.3f}"
-            for name, mean in means.items()
-        }
-        self._advance(self._since, {**fields, "lr": f"{rate:.2g}", "img/s": f"{speed:.0f}", "eta": duration(left)})
-        self._sums.clear()
-        self._since, self._photos, self._clock = 0, 0, time.perf_counter()
+            self.journal.write("train", self.step, record)
+        steps = self.steps_per_epoch * self.stage.epochs
+        left = duration((steps - self.step) * self.stage.batch_size / speed)
+        self._advance(since, {"step": f"{self.step}/{steps}", **log_fields(record), "eta": left})
+        if self._stuck and (advice := self._stuck.advice(means["ranking_loss"], since)):
+            self.reporter.warn(advice)
 
     def end_epoch(self, epoch: int) -> None:
         """Validate, keep the best model by validation RSUM, and save the state.
@@ -259,26 +246,16 @@ class StageRun:
             metrics = cast(
                 RetrievalMetrics, gather_objects(None if rank() else self.validation_set.evaluate(self.model))[0]
             )
-            i2t, t2i = metrics.image_to_text, metrics.text_to_image
             if self.journal:
-                self.journal.write(
-                    "validation",
-                    self.step,
-                    {
-                        "rsum": metrics.rsum,
-                        **{f"i2t_{name}": getattr(i2t, name) for name in ("r1", "r5", "r10", "median_rank")},
-                        **{f"t2i_{name}": getattr(t2i, name) for name in ("r1", "r5", "r10", "median_rank")},
-                    },
-                )
-            line = (
-                f"validation: R@1 {100 * i2t.r1:.1f}% image-to-text, {100 * t2i.r1:.1f}% text-to-image, "
-                f"RSUM {metrics.rsum:.1f}"
-            )
+                self.journal.write("validation", self.step, validation_record(metrics))
+            line = validation_line(metrics)
         if not self.validation_set or metrics.rsum > self.best.get("rsum", -1.0):
             self.best = {"rsum": metrics.rsum, "epoch": epoch + 1} if self.validation_set else {}
-            self._save(self.best_path)
+            self._save(self.files.best)
             line += " (best so far)" if line else ""
-        self._save(self.last)
+        self._save(self.files.last)
+        if self.options.keep > 1 and not rank():
+            self.files.keep_last(epoch + 1, self.options.keep)
         if line:
             self.reporter.note(f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs} {line}")
         if on_any(self._stop.made):
@@ -288,86 +265,19 @@ class StageRun:
         """Close the records and draw the curves."""
         title = f"{self.dataset.name}, stage {self.number}"
         if self.journal:
-            self.journal.draw_curves(self.curves, steps_per_epoch=self.steps_per_epoch, title=title)
+            self.journal.draw_curves(self.files.curves, steps_per_epoch=self.steps_per_epoch, title=title)
             self.journal.close()
-        return StageResult(best=self.best_path, curves=self.curves, validation=self.best)
+        return StageResult(best=self.files.best, curves=self.files.curves, validation=self.best)
 
     def _save(self, path: Path) -> None:
-        """Let the first process write the whole state, for any number of processes to continue from."""
-        model, optimizer = self.model.state_dict(), self.optimizer.state_dict() if path == self.last else {}
-        if optimizer:
-            optimizer["state"] = {index: dict(state) for index, state in optimizer["state"].items()}  # not the live one
-        for state, key in self._shares(model, optimizer):
-            state[key] = gather_to_first(state[key], self.training_set.instances)
-        if rank():
-            return
-        save_checkpoint(
-            path,
-            Checkpoint(
-                stage=self.number,
-                config=self.config,
-                vocabulary=self.words.vocabulary,
-                word_dim=self.words.word_dim,
-                word_vectors=self.words.source,
-                instances=self.training_set.instances,
-                dataset=self.dataset.name,
-                dataset_fingerprint=self.dataset.fingerprint,
-                parent=self.parent,
-                prepared_vocabulary=self.dataset.vocabulary.fingerprint,
-                step=self.step,
-                best=self.best,
-                unlogged=dict(self._sums),
-                model=model,
-                optimizer=optimizer,
-            ),
-        )
-
-    def _shares(self, model: dict[str, Tensor], optimizer: dict[str, Any]) -> Iterator[tuple[dict[Any, Tensor], Any]]:
-        """Where in state dicts the tensors are of which each process holds its classes' part."""
-        own = self.model.shared_classifier
-        if world_size() == 1:
-            return
-        learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for name, parameter in own.named_parameters():
-            yield model, f"shared_classifier.{name}"
-            index = next((place for place, other in enumerate(learning) if other is parameter), None)
-            state = optimizer.get("state", {}).get(index, {})
-            for key in [key for key, value in state.items() if isinstance(value, Tensor) and value.dim()]:
-                yield state, key
-
-    def _resume(self) -> None:
-        remedy = f"dpce train-stage{self.number} --fresh"
-        checkpoint = load_checkpoint(self.last, remedy=remedy)
-        check_belongs(checkpoint, self.dataset, self.last)
-        changed = differences(checkpoint.config, self.config)
-        if self.number == 1:
-            changed = [line for line in changed if not line.startswith("stage2.")]
-        if (checkpoint.vocabulary, checkpoint.word_vectors) != (self.words.vocabulary, self.words.source):
-            changed.append(f"word vectors: {checkpoint.word_vectors} -> {self.words.source}")
-        if checkpoint.parent != self.parent:
-            changed.append("the Stage I model")
-        if changed:
-            raise CheckpointError(
-                f"{self.last}: cannot be continued with other settings: {'; '.join(changed)}. "
-                f"Run with the settings it began with, or begin anew with '{remedy}'"
-            )
-        for state, key in self._shares(checkpoint.model, checkpoint.optimizer):
-            state[key] = state[key][share(checkpoint.instances)]
-        self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.step, self.best = checkpoint.step, checkpoint.best
-        self._sums.update(checkpoint.unlogged)
-        self.reporter.note(f"continuing {self.last} after step {self.step}")
+        save_state(self, path, to_continue=path == self.files.last)
+        self._saved = time.monotonic()
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(f"stopped at step {self.step}; the same command continues there")
 
-    def _diverged(self, what: str) -> TrainingError:
-        return TrainingError(
-            f"stage {self.number}, step {self.step}: {what}; the last good state is "
-            f"{self.last if self.last.is_file() else 'the beginning'}. Lower the learning rate, for instance "
-            f"--set stage{self.number}.learning_rate={self.stage.learning_rate / 10:g}, and begin with --fresh"
-        )
+    def _diverged(self, what: str, photos: Sequence[str] = ()) -> TrainingError:
+        return diverged(self.stage, self.number, self.step, what, last=self.files.last, photos=photos)
 
     def _describe(self) -> None:
         stage, note = self.stage, self.reporter.note
@@ -384,7 +294,5 @@ class StageRun:
                 "batch and are not scaled"
             )
         note(f"word vectors: {self.words.source}")
-        note(f"{stage.optimizer}, base learning rate {stage.learning_rate:g}, {stage.schedule} schedule; per group:")
-        for group in self.groups:
-            rate = f"{stage.learning_rate * group.multiplier:.3g}" if group.multiplier else "frozen"
-            note(f"  {group.name:<16} {group.size:>12,} parameters   lr {rate}")
+        for line in optimisation_lines(stage, self.groups):
+            note(line)

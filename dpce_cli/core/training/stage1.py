@@ -11,7 +11,8 @@ from dpce_cli.core.models.image_encoder import load_backbone_weights
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.word_vectors import WordVectors
-from dpce_cli.core.training.run import RunOptions, StageResult, StageRun, WordTable
+from dpce_cli.core.training.options import RunOptions, StageResult, WordTable
+from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.workspace import PreparedDataset, Workspace
 
 
@@ -48,7 +49,7 @@ def train_stage1(
             )
             loss = stage.image_weight * instance.image_loss + stage.text_weight * instance.text_loss
 
-            run.update(loss, **instance._asdict())
+            run.update(loss, len(batch.rows), **instance._asdict())
         run.end_epoch(epoch)
     return run.finish()
 

@@ -16,7 +16,8 @@ from dpce_cli.core.negatives import hardest_in_batch, hardest_in_pool, random_in
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.text.word_vectors import WordVectors
 from dpce_cli.core.training.batches import Batch
-from dpce_cli.core.training.run import RunOptions, StageResult, StageRun, WordTable
+from dpce_cli.core.training.options import RunOptions, StageResult, WordTable
+from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.workspace import PreparedDataset, Workspace
 
@@ -112,7 +113,7 @@ def _train(run: StageRun) -> StageResult:
                 + stage.text_weight * instance.text_loss
             )
 
-            run.update(loss, ranking_loss=rank_loss, **instance._asdict())
+            run.update(loss, len(batch.rows), ranking_loss=rank_loss, **instance._asdict())
         run.end_epoch(epoch)
     return run.finish()
 

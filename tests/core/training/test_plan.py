@@ -6,8 +6,9 @@ from torch import Tensor
 from dpce_cli.core.config import Config
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.training.optimisation import freeze, parameter_groups
+from dpce_cli.core.training.options import RunOptions
 from dpce_cli.core.training.plan import StagePlan, plan_stage
-from dpce_cli.core.training.run import RunOptions, StageRun
+from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage1 import build_model, word_table
 from dpce_cli.core.workspace import Workspace
 from tests.core.tiny import BATCH, STEPS, TRAIN, Recorder

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import math
-import os
+import re
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +17,6 @@ from dpce_cli.core.errors import CheckpointError, DataError, TrainingError
 from dpce_cli.core.interruption import Interrupted
 from dpce_cli.core.models.dual_encoder import DualEncoder, InstanceLosses
 from dpce_cli.core.training import run
-from dpce_cli.core.training.batches import Batch
-from dpce_cli.core.training.journal import Journal
-from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.validation import ValidationSet
 from dpce_cli.core.workspace import Workspace
@@ -31,50 +26,16 @@ from tests.core.tiny import (
     STEPS,
     Recorder,
     checkpoint,
-    copy,
     outcome,
     prepare,
     records,
+    send_at,
     tiny_config,
     tiny_images,
     train,
 )
 
-
-@pytest.fixture(autouse=True)
-def _no_picture_of_the_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than such training."""
-    monkeypatch.setattr(Journal, "draw_curves", lambda self, path, **options: path.touch())
-
-
-@pytest.fixture(params=["cache", "photos"])
-def start(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    frozen_stage1: Trained,
-    learning_stage1: Trained,
-    tiny_cnn: None,
-) -> Callable[[], tuple[Workspace, Config]]:
-    """Makes equal workspaces with a finished Stage I, whose CNN is frozen and cached, or learns from photos."""
-    trained = frozen_stage1 if request.param == "cache" else learning_stage1
-    config = trained.config
-    if request.param == "cache":
-        config = config.with_settings(["stage2.negatives=hardest_in_pool", "stage2.captions_per_image=1"])
-    count = iter(range(9))
-    return lambda: (copy(trained.workspace, tmp_path / f"copy{next(count)}"), config)
-
-
-def send_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
-    """Have the signal arrive during the step (from 0)."""
-    batches = StageRun.batches
-
-    def signalling(self: StageRun, epoch: int) -> Iterator[Batch]:
-        for batch in batches(self, epoch):
-            if self.step == step:
-                os.kill(os.getpid(), number)
-            yield batch
-
-    monkeypatch.setattr(StageRun, "batches", signalling)
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -112,51 +73,6 @@ def test_a_run_leaves_the_signal_handlers_as_it_found_them(stage1: Trained) -> N
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     train(stage1.workspace, 1, stage1.config, fresh=True)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from dpce_cli.core.training.run import StageRun
-from dpce_cli.core.workspace import Workspace
-from tests.core.tiny import tiny_cnn, train
-workspace = Workspace(Path(sys.argv[1]))
-batches = StageRun.batches
-def slowly(self, epoch):
-    for batch in batches(self, epoch):
-        print(self.step, flush=True)
-        time.sleep(0.05)
-        yield batch
-StageRun.batches = slowly
-with tiny_cnn():
-    train(workspace, int(sys.argv[2]), workspace.load_dataset().config, fresh=sys.argv[2] == "1")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 2])
-def test_a_killed_run_goes_on_from_the_last_epoch_as_if_nothing_had_happened(
-    learning_stage1: Trained, tmp_path: Path, stage: int, tiny_cnn: None
-) -> None:
-    whole = copy(learning_stage1.workspace, tmp_path / "whole")
-    train(whole, stage, learning_stage1.config, fresh=True)
-
-    broken = copy(learning_stage1.workspace, tmp_path / "broken")
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(broken.root), str(stage)],
-        cwd=Path(__file__).parents[3],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if int(line) == STEPS + 1:
-                child.kill()
-    assert child.returncode == -signal.SIGKILL
-    assert checkpoint(broken, stage, "last").step == STEPS
-
-    train(broken, stage, learning_stage1.config)
-    assert outcome(broken, stage) == outcome(whole, stage)
 
 
 def test_a_finished_stage_is_left_as_it_is(stage1: Trained) -> None:
@@ -232,6 +148,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
             train(broken, 1, config, fresh=True)
     message = str(caught.value)
     assert f"stage 1, step {STEPS + 1}: the loss is nan (image_loss nan, text_loss " in message
+    assert re.search(r"\), for the photos train/\d+, train/\d+, train/\d+, train/\d+; the last good", message)
     assert f"the last good state is {broken.stage_folder(1) / 'last.pt'}" in message
     assert "--set stage1.learning_rate=0.0003" in message
     assert checkpoint(broken, 1, "last").step == STEPS

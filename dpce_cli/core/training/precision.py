@@ -1,0 +1,51 @@
+"""Mixed precision and compilation of a model's parts, which the training loops need not know of."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dpce_cli.core.models.dual_encoder import DualEncoder
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_COMPILER = "inductor"
+
+
+def accelerate(model: DualEncoder, device: torch.device, precision: Precision, *, compiled: bool) -> None:
+    """Let the encoders and the classifier compute in `precision`, and the encoders be compiled for training.
+
+    Weights stay in float32, and so does what the parts return: every loss is computed in float32. The image CNN's
+    filters are laid out as its input is (channels last).
+    """
+    model.image_encoder.backbone.to(memory_format=torch.channels_last)
+    if precision == "fp32" and not compiled:
+        return
+
+    def lower() -> AbstractContextManager[Any]:
+        return nullcontext() if precision == "fp32" else torch.autocast(device.type, _TYPES[precision])
+
+    def encoder(part: nn.Module) -> None:
+        plain = part.forward
+        fast = torch.compile(plain, backend=_COMPILER) if compiled else plain
+
+        def forward(inputs: Tensor) -> Tensor:
+            with lower():
+                embeddings: Tensor = (fast if part.training else plain)(inputs)
+            return embeddings.float()
+
+        part.forward = forward
+
+    classifier = model.shared_classifier
+    plain_losses = classifier.instance_losses
+
+    def instance_losses(embeddings: Tensor, instance_ids: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        with lower():
+            return plain_losses(embeddings, instance_ids, label_smoothing)
+
+    encoder(model.image_encoder)
+    encoder(model.text_encoder)
+    classifier.instance_losses = instance_losses  # type: ignore[method-assign]

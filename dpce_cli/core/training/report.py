@@ -1,0 +1,61 @@
+"""What a run tells a person: how it begins, and its lines in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from dpce_cli.core.config import StageConfig
+from dpce_cli.core.metrics import RetrievalMetrics
+from dpce_cli.core.training.optimisation import ParameterGroup
+
+_FIELDS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "learning_rate": ("lr", "{:.2g}".format),
+    "gradient_norm": ("grad", "{:.2g}".format),
+    "loss_scale": ("scale", "{:g}".format),
+    "device_memory": ("memory", lambda size: f"{size / 2**30:.1f}GiB"),
+    "data_wait": ("data wait", "{:.0%}".format),
+    "images_per_second": ("img/s", "{:.0f}".format),
+}
+
+
+def log_fields(record: Mapping[str, float]) -> dict[str, str]:
+    """A record of `metrics.jsonl` as a line shows it.
+
+    >>> log_fields({"image_loss": 3.21, "text_accuracy": 0.5, "learning_rate": 0.01})
+    {'image loss': '3.210', 'text accuracy': '50.0%', 'lr': '0.01'}
+    """
+    fields = {}
+    for name, value in record.items():
+        usual = "{:.1%}".format if name.endswith("accuracy") else "{:.3f}".format
+        label, shown = _FIELDS.get(name, (name.replace("_", " "), usual))
+        fields[label] = shown(value)
+    return fields
+
+
+def optimisation_lines(stage: StageConfig, groups: Sequence[ParameterGroup]) -> Iterator[str]:
+    """Optimizer, schedule, and what every group of parameters learns at."""
+    parts = f", batches in {stage.accumulation_steps} parts" if stage.accumulation_steps > 1 else ""
+    clip = f", gradients of a norm up to {stage.clip_norm:g}" if stage.clip_norm else ""
+    yield (
+        f"{stage.optimizer}, base learning rate {stage.learning_rate:g}, {stage.schedule} schedule{parts}{clip}; "
+        "per group:"
+    )
+    for group in groups:
+        rate = f"{stage.learning_rate * group.multiplier:.3g}" if group.multiplier else "frozen"
+        yield f"  {group.name:<16} {group.size:>12,} parameters   lr {rate}"
+
+
+def validation_record(metrics: RetrievalMetrics) -> dict[str, float]:
+    """A validation as `metrics.jsonl` has it."""
+    directions = {"i2t": metrics.image_to_text, "t2i": metrics.text_to_image}
+    names = ("r1", "r5", "r10", "median_rank")
+    return {"rsum": metrics.rsum} | {
+        f"{direction}_{name}": getattr(values, name) for direction, values in directions.items() for name in names
+    }
+
+
+def validation_line(metrics: RetrievalMetrics) -> str:
+    return (
+        f"validation: R@1 {100 * metrics.image_to_text.r1:.1f}% image-to-text, "
+        f"{100 * metrics.text_to_image.r1:.1f}% text-to-image, RSUM {metrics.rsum:.1f}"
+    )

@@ -1,0 +1,94 @@
+"""From the losses of a step's parts to new weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpce_cli.core.distributed import on_any, sum_in_place
+from dpce_cli.core.training.optimisation import set_learning_rate
+from dpce_cli.core.training.precision import Precision
+
+
+class Updater:
+    """Sums the gradients of a step's parts, clips them, and lets the optimizer take the step.
+
+    Args:
+        clip_norm: largest total L2 norm of the gradients; 0 lets any pass.
+        precision: with "fp16", losses are scaled so that gradients do not vanish in it; steps whose gradients overflow
+            are passed over and the scale is halved (Micikevicius et al. 2018, section 3.2).
+        shared_out: parameters of which each process holds a part.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip_norm: float,
+        precision: Precision,
+        device: torch.device,
+        shared_out: Sequence[nn.Parameter],
+    ) -> None:
+        self.optimizer, self.clip_norm, self.shared_out = optimizer, clip_norm, shared_out
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a part's loss to those of the parts before."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, rate: float, *, measure: bool) -> float | None:
+        """Update the weights, with `rate` times each group's multiplier as its learning rate.
+
+        Returns:
+            The total norm of the gradients before clipping, where `measure` asks for it.
+        """
+        set_learning_rate(self.optimizer, rate)
+        norm = None
+        if self.scaler.is_enabled():
+            self._agree_on_overflow()
+            self.scaler.unscale_(self.optimizer)
+        if self.clip_norm or measure:
+            norm = self._gradient_norm()
+            if self.clip_norm and norm > self.clip_norm:
+                for gradient in self._gradients():
+                    gradient.mul_(self.clip_norm / norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm if measure else None
+
+    def _gradients(self) -> list[Tensor]:
+        parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+    def _gradient_norm(self) -> float:
+        gradients = self._gradients()
+        squares = torch.stack([gradient.norm() for gradient in gradients]).square()
+        own = {id(parameter.grad) for parameter in self.shared_out}
+        is_own = torch.tensor([id(gradient) in own for gradient in gradients], device=squares.device)
+        return float((squares[~is_own].sum() + sum_in_place(squares[is_own].sum())).sqrt())
+
+    def _agree_on_overflow(self) -> None:
+        """Let all processes pass over a step that one passes over: their own parts alone may differ in that."""
+        own = [parameter.grad for parameter in self.shared_out if parameter.grad is not None]
+        if on_any(not all(bool(gradient.isfinite().all()) for gradient in own)):
+            for gradient in own:
+                gradient.fill_(math.inf)
+
+    @property
+    def scale(self) -> float:
+        """What losses are multiplied by before their gradients are taken; 1 but with "fp16"."""
+        return self.scaler.get_scale()
+
+    def state(self) -> dict[str, Any]:
+        """The loss scale and what decides its next change; empty but with "fp16"."""
+        return self.scaler.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned; a run that changed its precision begins with the usual scale."""
+        if state and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state)
