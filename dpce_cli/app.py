@@ -19,6 +19,7 @@ from dpce_cli.commands.train_stage1 import train_stage1
 from dpce_cli.commands.train_stage2 import train_stage2
 from dpce_cli.core.errors import DpceError
 from dpce_cli.core.interruption import Interrupted
+from dpce_cli.core.launching import report_failure, speaks
 
 
 class _Commands(TyperGroup):
@@ -76,8 +77,10 @@ def main() -> None:
     try:
         app(prog_name="dpce")
     except DpceError as error:
-        typer.echo(f"Error: {error}", err=True)
+        if not report_failure(error) and speaks():
+            typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except Interrupted as stopped:
-        typer.echo(f"Interrupted: {stopped}", err=True)
+        if speaks():
+            typer.echo(f"Interrupted: {stopped}", err=True)
         sys.exit(130)

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dpce_cli.core.launching import speaks
 from dpce_cli.core.progress import Advance, Reporter, duration
 
 _LOG_SECONDS = 10.0
@@ -77,6 +78,11 @@ class ConsoleReporter(Reporter):
                 self.note(f"{label} | {finished}/{total} | eta {duration(left)}")
 
         yield advance
+
+
+def build_reporter() -> Reporter:
+    """One that draws; of several processes that work on one thing, one draws."""
+    return ConsoleReporter() if speaks() else Reporter()
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> None:

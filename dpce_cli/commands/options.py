@@ -17,6 +17,12 @@ StageOption = Annotated[
     typer.Option("--stage", min=1, max=2, help="Stage whose best model is used.  \\[default: the last one trained]"),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+GpusOption = Annotated[
+    int | None, typer.Option("--gpus", min=1, help="GPUs of this machine that share the work.  \\[default: one]")
+]
+ProcessesOption = Annotated[
+    int | None, typer.Option("--processes", min=1, help="CPU processes that share the work.  \\[default: one]")
+]
 WorkersOption = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode photos.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing what is there.")]

@@ -12,6 +12,8 @@ from dpce_cli.commands.options import (
     EpochsOption,
     FeatureCacheOption,
     FreshOption,
+    GpusOption,
+    ProcessesOption,
     SeedOption,
     SetOption,
     ShowConfigOption,
@@ -48,6 +50,8 @@ def train_stage1(
     fresh: FreshOption = False,
     show_config: ShowConfigOption = False,
     device: DeviceOption = "auto",
+    gpus: GpusOption = None,
+    processes: ProcessesOption = None,
     workers: WorkersOption = 2,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
@@ -55,9 +59,10 @@ def train_stage1(
 
     Example: dpce train-stage1 --backbone resnet50-v1 --backbone-weights resnet50-imagenet-v1.pth
     """
-    from dpce_cli.commands.console import ConsoleReporter
+    from dpce_cli.commands.console import build_reporter
     from dpce_cli.commands.training import print_plan, print_result
-    from dpce_cli.core.devices import choose_device
+    from dpce_cli.core.distributed import joined
+    from dpce_cli.core.launching import share_out, speaks
     from dpce_cli.core.preparation import load_initial_vectors
     from dpce_cli.core.training.plan import plan_stage
     from dpce_cli.core.training.run import RunOptions
@@ -65,6 +70,8 @@ def train_stage1(
     from dpce_cli.core.training.stage1 import word_table
     from dpce_cli.core.workspace import Workspace
 
+    if not show_config:
+        device = share_out(gpus, processes, device)
     place = Workspace(workspace)
     dataset = place.load_dataset()
     named = {
@@ -83,5 +90,8 @@ def train_stage1(
         plan = plan_stage(dataset, config, words, stage=1, feature_cache=feature_cache, classes=dataset.instances)
         print_plan(plan, config)
         return
-    options = RunOptions(device=choose_device(device), workers=workers, feature_cache=feature_cache, fresh=fresh)
-    print_result(train(place, dataset, config, vectors, options, ConsoleReporter()), then="dpce train-stage2")
+    with joined(device) as chosen:
+        options = RunOptions(device=chosen, workers=workers, feature_cache=feature_cache, fresh=fresh)
+        result = train(place, dataset, config, vectors, options, build_reporter())
+    if speaks():
+        print_result(result, then="dpce train-stage2")

@@ -12,6 +12,8 @@ from dpce_cli.commands.options import (
     EpochsOption,
     FeatureCacheOption,
     FreshOption,
+    GpusOption,
+    ProcessesOption,
     SetOption,
     ShowConfigOption,
     WorkersOption,
@@ -30,6 +32,8 @@ def train_stage2(
     fresh: FreshOption = False,
     show_config: ShowConfigOption = False,
     device: DeviceOption = "auto",
+    gpus: GpusOption = None,
+    processes: ProcessesOption = None,
     workers: WorkersOption = 2,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
@@ -39,17 +43,20 @@ def train_stage2(
 
     Example: dpce train-stage2 --set stage2.margin=0.1
     """
-    from dpce_cli.commands.console import ConsoleReporter
+    from dpce_cli.commands.console import build_reporter
     from dpce_cli.commands.training import print_plan, print_result
     from dpce_cli.core.artefacts import load_best
     from dpce_cli.core.config import stage2_config
-    from dpce_cli.core.devices import choose_device
+    from dpce_cli.core.distributed import joined
+    from dpce_cli.core.launching import share_out, speaks
     from dpce_cli.core.preparation import load_initial_vectors
     from dpce_cli.core.training import stage1, stage2
     from dpce_cli.core.training.plan import plan_stage
     from dpce_cli.core.training.run import RunOptions
     from dpce_cli.core.workspace import Workspace
 
+    if not show_config:
+        device = share_out(gpus, processes, device)
     place = Workspace(workspace)
     dataset = place.load_dataset()
     if epochs is not None:
@@ -66,10 +73,11 @@ def train_stage2(
         plan = plan_stage(dataset, config, words, stage=2, feature_cache=feature_cache, classes=classes)
         print_plan(plan, config)
         return
-    options = RunOptions(device=choose_device(device), workers=workers, feature_cache=feature_cache, fresh=fresh)
-    reporter = ConsoleReporter()
-    if first:
-        result = stage2.train_stage2(place, dataset, config, first, options, reporter)
-    else:
-        result = stage2.train_in_one_stage(place, dataset, config, vectors, options, reporter)
-    print_result(result, then="dpce extract-features")
+    with joined(device) as chosen:
+        options = RunOptions(device=chosen, workers=workers, feature_cache=feature_cache, fresh=fresh)
+        if first:
+            result = stage2.train_stage2(place, dataset, config, first, options, build_reporter())
+        else:
+            result = stage2.train_in_one_stage(place, dataset, config, vectors, options, build_reporter())
+    if speaks():
+        print_result(result, then="dpce extract-features")

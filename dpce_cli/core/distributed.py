@@ -17,15 +17,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 from dpce_cli.core.devices import choose_device
-from dpce_cli.core.errors import ConfigError, TrainingError
+from dpce_cli.core.errors import ConfigError
+from dpce_cli.core.launching import ProcessGone, launched
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
-
-
-def launched() -> bool:
-    """Whether torchrun, or `dpce` itself, started this process as one of several."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def rank() -> int:
@@ -46,7 +42,7 @@ def joined(device: str) -> Iterator[torch.device]:
 
     Raises:
         ConfigError: there is no such device, or it is a single GPU for several processes.
-        TrainingError: another process is gone.
+        ProcessGone: another process ended while this one waited for it.
     """
     if not launched():
         yield choose_device(device)
@@ -57,12 +53,14 @@ def joined(device: str) -> Iterator[torch.device]:
             raise ConfigError(f"--device {device}: each of several processes has a GPU of its own; choose auto or cuda")
         chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(chosen)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
     distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield chosen
     except RuntimeError as error:
         if "gloo" in str(error).lower() or isinstance(error, distributed.DistError):
-            raise TrainingError(
+            raise ProcessGone(
                 f"another process is gone ({str(error).splitlines()[0]}); run the same command to continue from the "
                 "last checkpoint"
             ) from error
