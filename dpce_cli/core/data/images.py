@@ -6,6 +6,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def normalize(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def read_views(
-    root: Path, paths: Sequence[str], view: View, *, batch_size: int, workers: int
+    root: Path, paths: Sequence[str], view: View, *, batch_size: int, workers: int, pinned: bool = False
 ) -> Iterator[tuple[list[int], Tensor, list[str]]]:
     """Load and view the images `root / path` in order, `batch_size` of them at a time.
 
@@ -149,6 +150,7 @@ def read_views(
     Args:
         view: gets each image and its position, so that random views can be seeded by position; picklable,
             because `workers` processes run it (0: this process).
+        pinned: yield views in memory that a GPU copies from by itself, while other things go on.
     """
     loader: DataLoader[Any] = DataLoader(
         _Views(root, paths, view),
@@ -156,6 +158,7 @@ def read_views(
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_leave_interrupts_to_parent,
+        pin_memory=pinned,
         generator=torch.Generator(),  # without it DataLoader would draw from the global one
     )
     with interrupts_held_back():
@@ -167,8 +170,7 @@ def read_views(
             batch = next(batches, None)
         if batch is None:
             return
-        positions, views, messages = batch
-        yield positions, torch.from_numpy(views), messages
+        yield batch.positions, torch.as_tensor(batch.views), batch.messages
 
 
 class _Views(Dataset[tuple[int, Tensor | str]]):
@@ -186,12 +188,25 @@ class _Views(Dataset[tuple[int, Tensor | str]]):
         return position, self.view(image, position)
 
 
-def _collate(items: list[tuple[int, Tensor | str]]) -> tuple[list[int], Any, list[str]]:
-    """NumPy batches reach the parent through a pipe; tensors would need shared memory, rare in containers."""
+@dataclass
+class _Loaded:
+    """A batch; NumPy arrays reach the parent through a pipe, tensors would need shared memory, rare in containers."""
+
+    positions: list[int]
+    views: Any
+    messages: list[str]
+
+    def pin_memory(self) -> _Loaded:
+        """Called by DataLoader, in a thread of its own where there are workers."""
+        self.views = torch.from_numpy(self.views).pin_memory()
+        return self
+
+
+def _collate(items: list[tuple[int, Tensor | str]]) -> _Loaded:
     loaded = [(position, view) for position, view in items if isinstance(view, Tensor)]
     messages = [message for _, message in items if isinstance(message, str)]
     views = torch.stack([view for _, view in loaded]) if loaded else torch.empty(0, dtype=torch.uint8)
-    return [position for position, _ in loaded], views.numpy(), messages
+    return _Loaded([position for position, _ in loaded], views.numpy(), messages)
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:

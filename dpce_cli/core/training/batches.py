@@ -88,7 +88,7 @@ class TrainingSet:
     are one instance of the instance loss, other photos one each; an epoch is a pass over the photos.
 
     Args:
-        encoder: its CNN computes the cached features.
+        encoder: its CNN computes the cached features; on the device that batches go to.
         cache: where the features of a frozen CNN are kept; None reads photos.
     """
 
@@ -107,6 +107,7 @@ class TrainingSet:
         self.name, self.root, self.config, self.seed = dataset.name, dataset.root, config, (config.seed, stage)
         self.stage: StageConfig = config.stage1 if stage == 1 else config.stage2
         self.workers, self.reporter = workers, reporter
+        self.on_gpu = next(encoder.parameters()).device.type == "cuda"
         self.unreadable = set[str]()
         self.images = dataset.split("train")
         self.instance_of_image = torch.tensor(instance_ids(self.images))
@@ -187,7 +188,7 @@ class TrainingSet:
         length = own.stop - own.start
         view = _TrainingViews(self.config.image, (*self.seed, epoch), first_step * size + own.start, length, size)
         paths = [self.images[i].path for rows in batches for i in rows[own].tolist()]
-        views = read_views(self.root, paths, view, batch_size=max(1, length), workers=self.workers)
+        views = read_views(self.root, paths, view, batch_size=max(1, length), workers=self.workers, pinned=self.on_gpu)
         for rows, (positions, photos, problems) in zip(batches, views, strict=True):
             readable, unreadable = zip(
                 *gather_objects(([own.start + position % length for position in positions], problems)), strict=True
