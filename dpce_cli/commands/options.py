@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,25 @@ ProcessesOption = Annotated[
 WorkersOption = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode photos.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing what is there.")]
+CheckpointMinutesOption = Annotated[
+    float,
+    typer.Option("--checkpoint-minutes", min=0, help="Time between checkpoints within an epoch; 0: at its end only."),
+]
+KeepOption = Annotated[
+    int, typer.Option("--keep", min=1, help="Checkpoints of the last epochs to keep; 1: last.pt alone.")
+]
+
+
+class Precision(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="Of the networks; bf16 and fp16 are faster on a GPU.")
+]
+CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the encoders for training (torch.compile).")]
 EpochsOption = Annotated[
     int | None, typer.Option("--epochs", min=1, help="Epochs of this stage.  \\[default: the preset's]")
 ]

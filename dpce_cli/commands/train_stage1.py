@@ -8,11 +8,16 @@ import typer
 
 from dpce_cli.commands.options import (
     DEFAULT_WORKSPACE,
+    CheckpointMinutesOption,
+    CompileOption,
     DeviceOption,
     EpochsOption,
     FeatureCacheOption,
     FreshOption,
     GpusOption,
+    KeepOption,
+    Precision,
+    PrecisionOption,
     ProcessesOption,
     SeedOption,
     SetOption,
@@ -48,7 +53,11 @@ def train_stage1(
     settings: SetOption = [],  # noqa: B006 - Typer copies it
     seed: SeedOption = None,
     fresh: FreshOption = False,
+    checkpoint_minutes: CheckpointMinutesOption = 10.0,
+    keep: KeepOption = 1,
     show_config: ShowConfigOption = False,
+    precision: PrecisionOption = Precision.fp32,
+    compiled: CompileOption = False,
     device: DeviceOption = "auto",
     gpus: GpusOption = None,
     processes: ProcessesOption = None,
@@ -64,8 +73,8 @@ def train_stage1(
     from dpce_cli.core.distributed import joined
     from dpce_cli.core.launching import share_out, speaks
     from dpce_cli.core.preparation import load_initial_vectors
+    from dpce_cli.core.training.options import RunOptions
     from dpce_cli.core.training.plan import plan_stage
-    from dpce_cli.core.training.run import RunOptions
     from dpce_cli.core.training.stage1 import train_stage1 as train
     from dpce_cli.core.training.stage1 import word_table
     from dpce_cli.core.workspace import Workspace
@@ -91,7 +100,16 @@ def train_stage1(
         print_plan(plan, config)
         return
     with joined(device) as chosen:
-        options = RunOptions(device=chosen, workers=workers, feature_cache=feature_cache, fresh=fresh)
+        options = RunOptions(
+            device=chosen,
+            workers=workers,
+            feature_cache=feature_cache,
+            fresh=fresh,
+            checkpoint_minutes=checkpoint_minutes,
+            keep=keep,
+            precision=precision.value,
+            compiled=compiled,
+        )
         result = train(place, dataset, config, vectors, options, build_reporter())
     if speaks():
         print_result(result, then="dpce train-stage2")

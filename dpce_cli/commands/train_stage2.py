@@ -8,11 +8,16 @@ import typer
 
 from dpce_cli.commands.options import (
     DEFAULT_WORKSPACE,
+    CheckpointMinutesOption,
+    CompileOption,
     DeviceOption,
     EpochsOption,
     FeatureCacheOption,
     FreshOption,
     GpusOption,
+    KeepOption,
+    Precision,
+    PrecisionOption,
     ProcessesOption,
     SetOption,
     ShowConfigOption,
@@ -30,7 +35,11 @@ def train_stage2(
     feature_cache: FeatureCacheOption = True,
     settings: SetOption = [],  # noqa: B006 - Typer copies it
     fresh: FreshOption = False,
+    checkpoint_minutes: CheckpointMinutesOption = 10.0,
+    keep: KeepOption = 1,
     show_config: ShowConfigOption = False,
+    precision: PrecisionOption = Precision.fp32,
+    compiled: CompileOption = False,
     device: DeviceOption = "auto",
     gpus: GpusOption = None,
     processes: ProcessesOption = None,
@@ -51,8 +60,8 @@ def train_stage2(
     from dpce_cli.core.launching import share_out, speaks
     from dpce_cli.core.preparation import load_initial_vectors
     from dpce_cli.core.training import stage1, stage2
+    from dpce_cli.core.training.options import RunOptions
     from dpce_cli.core.training.plan import plan_stage
-    from dpce_cli.core.training.run import RunOptions
     from dpce_cli.core.workspace import Workspace
 
     if not show_config:
@@ -74,7 +83,16 @@ def train_stage2(
         print_plan(plan, config)
         return
     with joined(device) as chosen:
-        options = RunOptions(device=chosen, workers=workers, feature_cache=feature_cache, fresh=fresh)
+        options = RunOptions(
+            device=chosen,
+            workers=workers,
+            feature_cache=feature_cache,
+            fresh=fresh,
+            checkpoint_minutes=checkpoint_minutes,
+            keep=keep,
+            precision=precision.value,
+            compiled=compiled,
+        )
         if first:
             result = stage2.train_stage2(place, dataset, config, first, options, build_reporter())
         else:
