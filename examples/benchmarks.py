@@ -3,13 +3,14 @@
 
     python examples/benchmarks.py embedding     the word look-up against the one-hot convolution it stands for
     python examples/benchmarks.py stage1        an epoch from cached features against one that runs the image CNN
+    python examples/benchmarks.py feeding       training from cached features and from photos against tensors in memory
     python examples/benchmarks.py memory        evaluation in blocks against the whole similarity matrix
     python examples/benchmarks.py startup       how soon the command line answers
     python examples/benchmarks.py prepare       prepare-vocab on as many images and captions as MSCOCO has
 
-`stage1` and `startup` use the current data set of a workspace (--workspace); all run on the CPU, within minutes, and
-want an otherwise idle machine. What is measured runs in processes of its own; this one stays small, because the peak
-memory of a Linux process begins at that of the process which started it.
+`stage1`, `feeding` and `startup` use the current data set of a workspace (--workspace); all run within minutes, on the
+CPU but for `feeding --device cuda`, and want an otherwise idle machine. What is measured runs in processes of its own;
+this one stays small, because the peak memory of a Linux process begins at that of the process which started it.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ class EpochClock(Reporter):
 
 def stage1(options: argparse.Namespace) -> None:
     """The second epoch of Stage I over the same photos with the same frozen image CNN."""
-    cached = in_own_process(train, options.workspace, options.images, options.workers, True)
-    fresh = in_own_process(train, options.workspace, options.images, options.workers, False)
+    cached, _ = in_own_process(train, options.workspace, options.images, options.workers, feature_cache=True)
+    fresh, _ = in_own_process(train, options.workspace, options.images, options.workers, feature_cache=False)
     epoch, cache = "stage 1 epoch 2/2", "features of train photos"
     print(f"Stage I over {options.images} photos of {options.workspace}, {options.workers} workers")
     print(f"  image CNN each epoch   {fresh[epoch]:9.2f} s an epoch")
@@ -114,18 +115,68 @@ def stage1(options: argparse.Namespace) -> None:
     print(f"  ratio                  {fresh[epoch] / cached[epoch]:9.1f}")
 
 
-def train(root: Path, images: int, workers: int, feature_cache: bool) -> dict[str, float]:
-    """Seconds of each part of a two-epoch Stage I in a workspace of its own."""
+def feeding(options: argparse.Namespace) -> None:
+    """Photos a second in the last of three epochs of Stage I, and the share of the time without data to work on."""
+    print(f"Stage I over {options.images} photos of {options.workspace} on {options.device}, {options.workers} workers")
+    for name, cache in (("cached features", True), ("photos", False)):
+        speeds, waits = [], []
+        for in_memory in (True, False):
+            _, records = in_own_process(
+                train,
+                options.workspace,
+                options.images,
+                options.workers,
+                feature_cache=cache,
+                device=options.device,
+                epochs=3,
+                in_memory=in_memory,
+            )
+            last = [record for record in records if record["step"] > records[-1]["step"] * 2 / 3]
+            speeds.append(statistics.harmonic_mean(record["images_per_second"] for record in last))
+            waits.append(statistics.mean(record["data_wait"] for record in last))
+        print(f"  {name:<16}{speeds[1]:10.1f} photos a second, {waits[1]:6.1%} of the time waiting for data")
+        print(f"    in memory     {speeds[0]:10.1f}, ratio {speeds[1] / speeds[0]:.2f}")
+
+
+def train(
+    root: Path,
+    images: int,
+    workers: int,
+    *,
+    feature_cache: bool,
+    device: str = "cpu",
+    epochs: int = 2,
+    in_memory: bool = False,
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Seconds of each part of a Stage I with a frozen CNN, in a workspace of its own, and the records of its steps.
+
+    Args:
+        in_memory: the batches of the first epoch are kept on the device and used again.
+    """
     import torch
     from torchvision.models import get_model
 
+    from dpce_cli.core.training.batches import Batch, TrainingSet
     from dpce_cli.core.training.options import RunOptions
     from dpce_cli.core.training.stage1 import train_stage1
     from dpce_cli.core.workspace import Workspace
 
     dataset = Workspace(root).load_dataset()
-    settings = ["stage1.epochs=2", "stage1.multipliers.backbone=0", "stage1.multipliers.backbone_bias=0"]
+    settings = [
+        f"stage1.epochs={epochs}",
+        "stage1.multipliers.backbone=0",
+        "stage1.multipliers.backbone_bias=0",
+    ]
     clock = EpochClock()
+    if in_memory:
+        kept, read = list[Batch](), TrainingSet.batches
+
+        def batches(self: TrainingSet, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+            if not kept:
+                kept.extend(batch.to(torch.device(device)) for batch in read(self, epoch, first_step))
+            return iter(kept)
+
+        TrainingSet.batches = batches  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         cnn = get_model(dataset.config.image.backbone.removesuffix("-v1"))
         torch.save(cnn.state_dict(), f"{folder}/weights.pt")  # random: their values cost no time
@@ -138,9 +189,10 @@ def train(root: Path, images: int, workers: int, feature_cache: bool) -> dict[st
             vocabulary=dataset.vocabulary,
             images=dataset.split("train")[:images],
         )
-        options = RunOptions(device=torch.device("cpu"), workers=workers, feature_cache=feature_cache, fresh=True)
+        options = RunOptions(device=torch.device(device), workers=workers, feature_cache=feature_cache, fresh=True)
         train_stage1(workspace, subset, subset.config, None, options, clock)
-    return clock.seconds
+        lines = (workspace.stage_folder(1) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return clock.seconds, [json.loads(line) for line in lines]
 
 
 def memory(options: argparse.Namespace) -> None:
@@ -298,6 +350,13 @@ def main() -> None:
     command.add_argument("--workspace", type=Path, default=Path("dpce-workspace"))
     command.add_argument("--images", type=int, default=256)
     command.add_argument("--workers", type=int, default=2)
+
+    command = commands.add_parser("feeding", help=feeding.__doc__)
+    command.set_defaults(run=feeding)
+    command.add_argument("--workspace", type=Path, default=Path("dpce-workspace"))
+    command.add_argument("--images", type=int, default=512)
+    command.add_argument("--workers", type=int, default=2)
+    command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
 
     command = commands.add_parser("memory", help=memory.__doc__)
     command.set_defaults(run=memory)

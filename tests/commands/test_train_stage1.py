@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dpce_cli.core.checkpoint import Checkpoint, load_checkpoint
 from tests.command_line import SCENES, Outcome, dpce, succeed
@@ -74,6 +75,21 @@ def test_options_change_the_configuration(prepared: Path) -> None:
     assert checkpoint.step == 6
 
 
+def test_options_change_how_it_is_computed(prepared: Path) -> None:
+    outcome = _train(prepared, "--epochs", "3", "--precision", "fp16", "--keep", "2", "--checkpoint-minutes", "0.00001")
+
+    assert outcome.code == 0
+    assert sorted(path.name for path in (prepared / "scenes" / "stage1").glob("epoch-*")) == [
+        "epoch-2.pt",
+        "epoch-3.pt",
+    ]
+    checkpoint = _checkpoint(prepared, "last")
+    assert checkpoint.scaler["scale"] > 0
+    assert all(value.dtype != torch.float16 for value in checkpoint.model.values())
+    again = _train(prepared, "--fresh")
+    assert "beginning anew; this replaces last.pt, best.pt, curves.png, epoch-2.pt, epoch-3.pt in" in again.stderr
+
+
 def test_the_plan_is_printed_and_nothing_is_trained(prepared: Path) -> None:
     outcome = _train(prepared, "--show-config", "--epochs", "7", "--set", "image.backbone_weights=imagenet")
 
@@ -135,7 +151,17 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(
     assert not (prepared / "scenes" / "stage1").exists()
 
 
-@pytest.mark.parametrize("arguments", [("--epochs", "0"), ("--epochs", "many"), ("--nosuch",), ("--workers", "-1")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--epochs", "0"),
+        ("--epochs", "many"),
+        ("--nosuch",),
+        ("--workers", "-1"),
+        ("--keep", "0"),
+        ("--precision", "fp8"),
+    ],
+)
 def test_a_wrong_command_line_exits_with_2(prepared: Path, arguments: tuple[str, ...]) -> None:
     outcome = _train(prepared, *arguments)
 

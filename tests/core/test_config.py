@@ -61,6 +61,27 @@ def test_an_unknown_key_is_named() -> None:
         Config.from_dict(broken, "file.json")
 
 
+def test_what_was_written_before_a_setting_existed_is_read_as_if_it_had_been_off() -> None:
+    old = tree()
+    for stage in ("stage1", "stage2"):
+        del old[stage]["accumulation_steps"], old[stage]["clip_norm"]
+    assert Config.from_dict(old, "file.json") == build_preset("flickr8k")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["stage1.accumulation_steps=0"],
+        ["stage2.accumulation_steps=3"],
+        ["stage1.batch_size=8", "stage1.accumulation_steps=8"],
+        ["stage1.accumulation_steps=2", "model.classifier_sample_rate=0.5"],
+    ],
+)
+def test_parts_of_a_step_that_cannot_be_are_refused(settings: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"the configuration needs stage\d\.accumulation_steps "):
+        build_preset("flickr8k").with_settings(settings)
+
+
 def test_a_missing_key_is_named() -> None:
     broken = tree()
     del broken["seed"], broken["text"]

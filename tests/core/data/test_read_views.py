@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dpce_cli.core.data.images import plain_view, read_views
+from dpce_cli.core.data.images import _collate, plain_view, read_views
 
 
 def tiny_view(image: Image.Image, position: int) -> Tensor:
@@ -45,6 +45,28 @@ def test_views_come_in_order_and_bad_files_are_named(tmp_path: Path, album: list
     assert len(batches[2][1]) == 0
     messages = [message for _, _, errors in batches for message in errors]
     assert [message.split(":")[0] for message in messages] == [f"{tmp_path}/3.png", f"{tmp_path}/6.png"]
+
+
+def test_a_pinned_batch_is_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = list[Tensor]()
+
+    def pin(self: Tensor) -> Tensor:
+        pinned.append(self)
+        return self
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    batch = _collate([(4, torch.ones(3, 2, 2, dtype=torch.uint8)), (5, "5.png: damaged")]).pin_memory()
+    assert (batch.positions, batch.messages) == ([4], ["5.png: damaged"])
+    assert batch.views is pinned[0]
+    assert batch.views.tolist() == torch.ones(1, 3, 2, 2).tolist()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_views_for_a_gpu_are_pinned(tmp_path: Path, album: list[str], workers: int) -> None:
+    views = read_views(tmp_path, album[:3], tiny_view, batch_size=3, workers=workers, pinned=True)
+    assert [batch.is_pinned() for _, batch, _ in views] == [True]
 
 
 def test_leaving_the_iteration_early_ends_the_workers(tmp_path: Path, album: list[str]) -> None:

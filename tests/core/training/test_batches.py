@@ -394,3 +394,43 @@ def test_a_batch_moves_to_a_device_whole(dataset: PreparedDataset, encoder: Imag
     tensors = [value for value in vars(batch).values() if isinstance(value, Tensor)]
     assert {value.device.type for value in tensors} == {"meta"}
     assert len(tensors) == len(fields(Batch)) - 1
+
+
+def made_up_batch(captions: Sequence[int], counts: tuple[int, ...], own: slice) -> Batch:
+    """Photo i is the number i, and its captions say so; a process has the photos `own`."""
+    photos = torch.arange(len(captions))
+    owner = photos.repeat_interleave(torch.tensor(captions))
+    return Batch(
+        rows=100 + photos,
+        images=photos[own, None],
+        counts=counts,
+        instance_ids=photos,
+        token_ids=owner[:, None],
+        text_instance_ids=owner,
+        image_of_text=owner,
+    )
+
+
+@pytest.mark.parametrize("counts", [(8,), (9,), (4, 4), (5, 4), (3, 2, 4)])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_the_parts_of_a_batch_are_the_batch(
+    counts: tuple[int, ...], parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total, ends = sum(counts), list(itertools.accumulate(counts, initial=0))
+    captions = [1 + photo % 3 for photo in range(total)]
+    parts_of = []
+    for process, own in enumerate(itertools.starmap(slice, itertools.pairwise(ends))):
+        monkeypatch.setattr("dpce_cli.core.training.batches.rank", lambda process=process: process)
+        parts_of.append(made_up_batch(captions, counts, own).parts(parts))
+    assert {len(of_process) for of_process in parts_of} == {min(parts, total // 2, *counts)}
+    for same_part in zip(*parts_of, strict=True):
+        part = same_part[0]
+        assert len(part.rows) == len(part.instance_ids) == sum(part.counts) >= 2
+        assert [len(other.images) for other in same_part] == list(part.counts)
+        assert torch.cat([other.images[:, 0] for other in same_part]).equal(part.instance_ids)
+        assert part.rows.equal(100 + part.instance_ids)
+        assert part.token_ids[:, 0].equal(part.text_instance_ids)
+        assert part.instance_ids[part.image_of_text].equal(part.text_instance_ids)
+    whole = torch.cat([part.instance_ids for part in parts_of[0]])
+    assert sorted(whole.tolist()) == list(range(total))
+    assert sum(len(part.token_ids) for part in parts_of[0]) == sum(captions)
