@@ -10,7 +10,7 @@
         images/                   the photos of prepare-vocab --resize-images
         word_vectors.h5
         cache/                    pooled CNN features, one file a split and setting
-        stage1/  stage2/          last.pt, best.pt, metrics.jsonl, curves.png, tensorboard/
+        stage1/  stage2/          last.pt, best.pt, epoch-N.pt, metrics.jsonl, curves.png, tensorboard/
         features/                 one HDF5 store a split
 
 Nothing in it is an absolute path but the photos' root, so a workspace can be copied to try something else on.

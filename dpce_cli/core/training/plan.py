@@ -96,7 +96,7 @@ def plan_stage(
 
 
 def _activations(model: DualEncoder, config: Config, stage: StageConfig, *, cached: bool) -> int:
-    """Bytes that autograd keeps of one step's forward pass for the backward pass, parameters left out."""
+    """Bytes that autograd keeps of the forward pass of a step's part for the backward pass, parameters left out."""
     kept: dict[StorageWeakRef, int] = {}
     own = {StorageWeakRef(value.untyped_storage()) for value in model.state_dict().values()}
 
@@ -108,12 +108,13 @@ def _activations(model: DualEncoder, config: Config, stage: StageConfig, *, cach
     def give(value: Any) -> Any:
         return value
 
-    side, texts = config.image.crop, stage.batch_size * stage.captions_per_image
+    side, photos = config.image.crop, stage.batch_size // stage.accumulation_steps
+    texts = photos * stage.captions_per_image
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, give):
         images = (
-            torch.empty(stage.batch_size, model.image_encoder.feature_dim)
+            torch.empty(photos, model.image_encoder.feature_dim)
             if cached
-            else torch.empty(stage.batch_size, 3, side, side, dtype=torch.uint8)
+            else torch.empty(photos, 3, side, side, dtype=torch.uint8)
         )
         image = model.image_encoder(images)
         text = model.text_encoder(torch.empty(texts, config.text.max_words, dtype=torch.long))

@@ -98,6 +98,14 @@ def test_activations_are_what_a_step_keeps_when_it_is_run(workspace: Workspace) 
     assert frozen < planned
 
 
+def test_a_step_in_parts_needs_the_memory_of_one(workspace: Workspace) -> None:
+    small, parts = (
+        plan(workspace, *settings).memory
+        for settings in (["stage1.batch_size=4"], ["stage1.batch_size=8", "stage1.accumulation_steps=2"])
+    )
+    assert parts == small
+
+
 def test_memory_follows_batch_and_optimizer(workspace: Workspace) -> None:
     small, large = (plan(workspace, f"stage1.batch_size={size}").memory for size in (4, 8))
     assert 1.9 < large["activations"] / small["activations"] < 2.1
