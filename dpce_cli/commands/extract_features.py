@@ -7,6 +7,8 @@ import typer
 from dpce_cli.commands.options import (
     DEFAULT_WORKSPACE,
     DeviceOption,
+    GpusOption,
+    ProcessesOption,
     SplitOption,
     StageOption,
     WorkersOption,
@@ -18,6 +20,8 @@ def extract_features(
     split: SplitOption = "test",
     stage: StageOption = None,
     device: DeviceOption = "auto",
+    gpus: GpusOption = None,
+    processes: ProcessesOption = None,
     workers: WorkersOption = 2,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
@@ -25,23 +29,21 @@ def extract_features(
 
     Example: dpce extract-features --split val
     """
-    from dpce_cli.commands.console import ConsoleReporter
+    from dpce_cli.commands.console import build_reporter
     from dpce_cli.core.artefacts import load_best
-    from dpce_cli.core.devices import choose_device
+    from dpce_cli.core.distributed import joined
     from dpce_cli.core.extraction import extract_features as extract
+    from dpce_cli.core.launching import share_out, speaks
     from dpce_cli.core.workspace import Workspace
 
+    device = share_out(gpus, processes, device)
     place = Workspace(workspace)
     dataset = place.load_dataset()
     dataset.split(split)
     checkpoint = load_best(place, dataset, stage)
-    path = extract(
-        place,
-        dataset,
-        checkpoint,
-        split=split,
-        device=choose_device(device),
-        workers=workers,
-        reporter=ConsoleReporter(),
-    )
-    typer.echo(f"embeddings of the {split} split, Stage {checkpoint.stage} model: {path}")
+    with joined(device) as chosen:
+        path = extract(
+            place, dataset, checkpoint, split=split, device=chosen, workers=workers, reporter=build_reporter()
+        )
+    if speaks():
+        typer.echo(f"embeddings of the {split} split, Stage {checkpoint.stage} model: {path}")

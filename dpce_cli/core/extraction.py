@@ -15,11 +15,13 @@ from dpce_cli.core.checkpoint import (
 )
 from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.views import views_in_testing
+from dpce_cli.core.distributed import rank, share
 from dpce_cli.core.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.feature_cache import cached_test_features
 from dpce_cli.core.features import load_feature_store, open_feature_store
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.shared_store import warn_of_others
 from dpce_cli.core.store import read_meta
 from dpce_cli.core.workspace import PreparedDataset, Workspace
 
@@ -41,7 +43,7 @@ def extract_features(
     Photos are averaged over themselves and their mirror image where the model was trained with mirror images, and over
     all places of a crop on the whole photo where `image.test_view` is "full"; captions over all placements where it was
     trained with position shift (Zheng et al. 2020, section 5.1). Where training left the frozen CNN's features of these
-    photos' crops in the cache, they are not computed again.
+    photos' crops in the cache, they are not computed again. Several processes take a share each.
 
     Raises:
         DataError: no photo can be read.
@@ -65,10 +67,11 @@ def extract_features(
             f"{unknown} of {len(captions.token_ids)} captions have no known word; they are embedded as blanks"
         )
     dim = config.model.embedding_dim
+    own, texts, problems = images[share(len(images))], captions.token_ids[share(len(captions.token_ids))], list[str]()
     with open_feature_store(path, images=images, dim=dim, meta=meta) as store:
-        if (done := store.done("image_embeddings")) < len(images):
+        if (done := store.done("image_embeddings")) < len(own):
             encoder = restore_image_encoder(checkpoint).to(device)
-            paths = [image.path for image in images[done:]]
+            paths = [image.path for image in own[done:]]
             whole = config.image.test_view == "full"
             size = 1 if whole else _IMAGES  # whole photos differ in size
             view = views_in_testing(config.image)
@@ -76,25 +79,29 @@ def extract_features(
             features = None if whole else cached_test_features(workspace, dataset, encoder, config.image, split=split)
             if features is not None:
                 reporter.note("taking the image CNN's features from the cache")
-                views = _from_cache(features[done:])
-            with reporter.track(f"embedding {split} photos", len(images), done) as advance:
-                for positions, batch, problems in views:
-                    rows = torch.zeros(len(positions) + len(problems), dim)
+                views = _from_cache(features[share(len(images))][done:])
+            with reporter.track(f"embedding {split} photos", len(own), done) as advance:
+                for positions, batch, unread in views:
+                    rows = torch.zeros(len(positions) + len(unread), dim)
                     if positions:
                         first = positions[0] // size * size
                         rows[torch.tensor(positions) - first] = encode_images(encoder, batch.to(device))
-                    for problem in problems:
+                    for problem in unread:
                         reporter.warn(f"{problem}: skipped")
+                    problems += unread
                     store.append("image_embeddings", rows)
                     advance(len(rows))
-        if (done := store.done("text_embeddings")) < len(captions.token_ids):
+        if (done := store.done("text_embeddings")) < len(texts):
             text_encoder = restore_text_encoder(checkpoint).to(device)
-            with reporter.track(f"embedding {split} captions", len(captions.token_ids), done) as advance:
-                for token_ids in captions.token_ids[done:].split(_CAPTIONS):
+            with reporter.track(f"embedding {split} captions", len(texts), done) as advance:
+                for token_ids in texts[done:].split(_CAPTIONS):
                     placements = None if config.model.position_shift else 1
                     store.append("text_embeddings", encode_text(text_encoder, token_ids, placements=placements))
                     advance(len(token_ids))
         store.finish()
+    warn_of_others(problems, reporter)
+    if rank():
+        return path
     unreadable = len(images) - len(load_feature_store(path).image_ids)
     if unreadable == len(images):
         path.unlink()

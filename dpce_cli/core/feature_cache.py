@@ -16,10 +16,12 @@ from dpce_cli.core.checkpoint import fingerprint
 from dpce_cli.core.config import ImageConfig
 from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.views import FixedViews
+from dpce_cli.core.distributed import share
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.progress import Reporter
-from dpce_cli.core.store import open_or_resume, read_store
+from dpce_cli.core.shared_store import open_together, warn_of_others
+from dpce_cli.core.store import read_store
 from dpce_cli.core.workspace import PreparedDataset, Workspace
 
 _BATCH = 16
@@ -54,39 +56,42 @@ def cached_features(
     path, views = _path(workspace, split, meta, paths), meta["views"]
     if not path.is_file():
         reporter.note(f"caching the image CNN's features of the {split} photos in {path}")
-        device = next(encoder.parameters()).device
+        device, problems = next(encoder.parameters()).device, list[str]()
         encoder.eval()
         shape = (len(paths), views, encoder.feature_dim)
         with (
-            open_or_resume(
+            open_together(
                 path, arrays={"features": (shape, "float16")}, constants={"paths": paths}, meta=meta
             ) as store,
             torch.inference_mode(),
         ):
-            done = store.done("features")
-            with reporter.track(f"features of {split} photos", len(paths), done) as advance:
+            own = share(len(paths))
+            done, end = own.start + store.done("features"), own.stop
+            with reporter.track(f"features of {split} photos", end - own.start, done - own.start) as advance:
                 batches = read_views(
                     root,
-                    paths[done:],
+                    paths[done:end],
                     _Offset(FixedViews(config, crops), done),
                     batch_size=_BATCH,
                     workers=workers,
                 )
-                for positions, batch, problems in batches:
-                    rows = torch.zeros(len(positions) + len(problems), views, encoder.feature_dim, dtype=torch.float16)
+                for positions, batch, unread in batches:
+                    rows = torch.zeros(len(positions) + len(unread), views, encoder.feature_dim, dtype=torch.float16)
                     if positions:
                         features = encoder.pooled_features(batch.to(device).flatten(0, 1))
                         first = _BATCH * (positions[0] // _BATCH)
                         rows[torch.tensor(positions) - first] = features.half().cpu().unflatten(0, (-1, views))
-                    for problem in problems:
+                    for problem in unread:
                         reporter.warn(f"{problem}: skipped")
+                    problems += unread
                     store.append("features", rows)
                     advance(len(rows))
             store.finish()
+        warn_of_others(problems, reporter)
     features = _read(path)
     unreadable = int((~features.flatten(1).any(1)).sum())
     if unreadable == len(paths):
-        path.unlink()
+        path.unlink(missing_ok=True)
         raise DataError(f"{root}: none of the {unreadable} {split} photos can be read; put them there and run again")
     if unreadable:
         reporter.warn(

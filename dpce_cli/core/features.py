@@ -14,7 +14,11 @@ from torch import Tensor
 
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.errors import WorkspaceError
-from dpce_cli.core.store import StoreWriter, open_or_resume, read_store
+from dpce_cli.core.shared_store import open_together
+from dpce_cli.core.store import StoreWriter, read_store
+
+# Rows that are looked at together: bounds memory, whatever their number.
+_BLOCK = 2**14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,7 @@ def open_feature_store(
     Texts are the captions of the first image, then of the second, and so on. `path` is named `<split>.h5`.
     """
     owners = [index for index, image in enumerate(images) for _ in image.captions]
-    return open_or_resume(
+    return open_together(
         path,
         arrays={
             "image_embeddings": ((len(images), dim), "float32"),
@@ -92,6 +96,8 @@ def load_feature_store(path: Path) -> FeatureStore:
 def _readable(store: FeatureStore) -> FeatureStore:
     """The store without images whose row is all zeros, which no embedding is, and without their captions."""
     image = store.image_embeddings.any(dim=1)
+    if bool(image.all()):
+        return store
     text = image[store.image_of_text]
     images, texts = image.nonzero().squeeze(1).tolist(), text.nonzero().squeeze(1).tolist()
     return FeatureStore(
@@ -120,6 +126,6 @@ def _fault(store: FeatureStore) -> str | None:
         return f"{len(texts)} texts, {len(store.captions)} captions, image_of_text {tuple(owners.shape)}"
     if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < len(images):
         return "image_of_text names an image that is not there"
-    if not bool(torch.isfinite(images).all() and torch.isfinite(texts).all()):
+    if not all(bool(torch.isfinite(rows).all()) for rows in (*images.split(_BLOCK), *texts.split(_BLOCK))):
         return "some embeddings are NaN or infinite"
     return None

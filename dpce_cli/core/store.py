@@ -90,12 +90,22 @@ class StoreWriter:
             ValueError: an array is not full.
             WorkspaceError: the file cannot be written.
         """
+        self.check_full()
+        with _reporting(self._path):
+            os.replace(self._partial, self._path)
+
+    def check_full(self) -> None:
+        """Make sure that every row is on the disk.
+
+        Raises:
+            ValueError: an array is not full.
+            WorkspaceError: the file cannot be written.
+        """
         for name, (_, shape, _) in self._arrays.items():
             if self.done(name) != shape[0]:
                 raise ValueError(f"{self._path}: {name} holds {self.done(name)} of {shape[0]} rows")
         with _reporting(self._path):
             os.fsync(self._file.fileno())
-            os.replace(self._partial, self._path)
 
 
 @contextmanager
@@ -120,7 +130,7 @@ def open_or_resume(
         WorkspaceError: another process writes the store, the folder cannot be written, or the disk is full.
     """
     partial = path.with_name(f"{path.name}.partial")
-    signature = _signature(arrays, constants, meta)
+    signature = signature_of(arrays, constants, meta)
     with ExitStack() as stack:
         file = stack.enter_context(_open_locked(partial)) if partial.exists() else None
         if file is None or not _has_signature(partial, signature):
@@ -179,11 +189,12 @@ def _lay_out(
             file.attrs.update(arrays=json.dumps(list(arrays)), meta=json.dumps(meta), signature=signature)
 
 
-def _signature(
+def signature_of(
     arrays: Mapping[str, tuple[tuple[int, ...], str]],
     constants: Mapping[str, Sequence[str] | Array],
     meta: Mapping[str, Any],
 ) -> str:
+    """What tells apart stores that are begun with other arguments."""
     digests = {
         name: hashlib.sha256(
             values.tobytes() if isinstance(values, np.ndarray) else json.dumps(list(values)).encode()
@@ -212,9 +223,10 @@ def _reporting(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A whole store in memory."""
+    """A whole store."""
 
     arrays: dict[str, Array]
+    """Read from the file when they are used; changes stay in memory."""
     texts: dict[str, tuple[str, ...]]
     meta: dict[str, Any]
 
@@ -226,6 +238,15 @@ def read_meta(path: Path) -> dict[str, Any] | None:
             return None if _unfinished(file) else dict(json.loads(file.attrs["meta"]))
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError):
         return None
+
+
+def _mapped(path: Path, rows: h5py.Dataset) -> Array:
+    offset = rows.id.get_offset()
+    if offset is None:  # nothing is in it
+        return np.asarray(rows[:])
+    if offset + rows.nbytes > path.stat().st_size:
+        raise ValueError("the file is cut short")
+    return np.memmap(path, dtype=rows.dtype, mode="c", offset=offset, shape=rows.shape)
 
 
 def read_store(path: Path, *, remedy: str) -> Store:
@@ -240,7 +261,7 @@ def read_store(path: Path, *, remedy: str) -> Store:
                 raise WorkspaceError(f"{path}: not whole ({missing}); run `{remedy}` again")
             texts = {name for name in file if h5py.check_string_dtype(file[name].dtype)}
             return Store(
-                arrays={name: file[name][:] for name in file if name not in texts | {COUNTS}},
+                arrays={name: _mapped(path, file[name]) for name in file if name not in texts | {COUNTS}},
                 texts={name: tuple(file[name].asstr()[:]) for name in texts},
                 meta=dict(json.loads(file.attrs["meta"])),
             )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from dpce_cli.core.checkpoint import Checkpoint, restore_image_encoder, restore_
 from dpce_cli.core.config import Config
 from dpce_cli.core.data.images import load_image
 from dpce_cli.core.data.views import FixedViews
+from dpce_cli.core.distributed import rank
 from dpce_cli.core.encoding import encode_images, encode_text
 from dpce_cli.core.errors import CheckpointError, DataError, WorkspaceError
 from dpce_cli.core.extraction import extract_features
@@ -24,6 +26,7 @@ from dpce_cli.core.features import load_feature_store
 from dpce_cli.core.progress import Advance, Reporter
 from dpce_cli.core.query import embed_photo
 from dpce_cli.core.workspace import PreparedDataset, Workspace
+from tests.core.processes import in_processes
 from tests.core.tiny import (
     Recorder,
     TinyCNN,
@@ -283,3 +286,34 @@ def test_a_model_of_another_data_set_is_refused_only_where_that_matters(many: Wo
     with pytest.raises(CheckpointError, match="held other images or captions"):
         load_best(many, changed, None)
     assert load_best(many, None, None).stage == 1
+
+
+def _extract_share(root: Path, reporter_warnings: Path) -> None:
+    workspace, reporter = Workspace(root), Recorder()
+    with tiny_cnn():
+        _extract(workspace, checkpoint(workspace, 1, "best"), reporter=reporter)
+    if not rank():
+        reporter_warnings.write_text("\n".join(reporter.warnings))
+
+
+@pytest.mark.slow
+def test_two_processes_extract_what_one_does(many: Workspace, tmp_path: Path) -> None:
+    dataset = many.load_dataset()
+    broken = [dataset.split("val")[index].path for index in (3, VAL - 2)]
+    photos = shutil.copytree(dataset.root, tmp_path / "photos")
+    for name in broken:
+        (photos / name).write_bytes(b"")
+    about = json.loads((many.folder / "dataset.json").read_text())
+    (many.folder / "dataset.json").write_text(json.dumps({**about, "root": str(photos)}))
+    shared = copy(many, tmp_path / "shared")
+    whole = load_feature_store(_extract(many))
+    in_processes(2, _extract_share, shared.root, tmp_path / "warnings")
+
+    store = load_feature_store(shared.features_path("val"))
+    torch.testing.assert_close(store.image_embeddings, whole.image_embeddings, atol=1e-6, rtol=0)
+    torch.testing.assert_close(store.text_embeddings, whole.text_embeddings, atol=1e-6, rtol=0)
+    assert (store.image_ids, store.captions, store.meta) == (whole.image_ids, whole.captions, whole.meta)
+    assert len(store.image_ids) == VAL - 2
+    warnings = (tmp_path / "warnings").read_text().splitlines()
+    assert [any(name in warning for warning in warnings) for name in broken] == [True, True]
+    assert len(warnings) == 3
