@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.models.dual_encoder import DualEncoder
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -20,6 +22,9 @@ def accelerate(model: DualEncoder, device: torch.device, precision: Precision, *
 
     Weights stay in float32, and so does what the parts return: every loss is computed in float32. The image CNN's
     filters are laid out as its input is (channels last).
+
+    Raises:
+        ConfigError: once they are used, if they cannot be compiled here.
     """
     model.image_encoder.backbone.to(memory_format=torch.channels_last)
     if precision == "fp32" and not compiled:
@@ -30,7 +35,7 @@ def accelerate(model: DualEncoder, device: torch.device, precision: Precision, *
 
     def encoder(part: nn.Module) -> None:
         plain = part.forward
-        fast = torch.compile(plain, backend=_COMPILER) if compiled else plain
+        fast = _compiled(plain) if compiled else plain
 
         def forward(inputs: Tensor) -> Tensor:
             with lower():
@@ -49,3 +54,20 @@ def accelerate(model: DualEncoder, device: torch.device, precision: Precision, *
     encoder(model.image_encoder)
     encoder(model.text_encoder)
     classifier.instance_losses = instance_losses  # type: ignore[method-assign]
+
+
+def _compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    fast = torch.compile(function, backend=_COMPILER)
+
+    def call(inputs: Tensor) -> Tensor:
+        try:
+            return fast(inputs)
+        except BackendCompilerFailed as error:
+            raise ConfigError(
+                f"--compile: the encoders cannot be compiled here ({str(error.inner_exception).splitlines()[0]}); install what is "
+                "missing, a C++ compiler or on a GPU Triton, or train without --compile"
+            ) from error
+
+    return call

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.training import precision
 from dpce_cli.core.training.precision import Precision, accelerate
@@ -69,6 +70,15 @@ def test_compiled_encoders_train_to_the_same_numbers(
         runs.append([record["loss"] for record in records(stage1.workspace, 1, "train")])
     plain, fast = runs
     assert fast == pytest.approx(plain, rel=1e-3)
+
+
+def test_where_nothing_can_be_compiled_it_is_said(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no compiler\nmore")
+
+    monkeypatch.setattr(precision, "_COMPILER", broken)
+    with pytest.raises(ConfigError, match=r"--compile: .* cannot be compiled here \(.*no compiler\); install what is"):
+        train(stage1.workspace, 1, stage1.config, fresh=True, compiled=True)
 
 
 def test_both_stages_train_in_lower_precision(stage1: Trained) -> None:
