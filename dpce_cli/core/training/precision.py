@@ -65,9 +65,10 @@ def _compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
         try:
             return fast(inputs)
         except BackendCompilerFailed as error:
+            reason = str(error.inner_exception).splitlines()[0]
             raise ConfigError(
-                f"--compile: the encoders cannot be compiled here ({str(error.inner_exception).splitlines()[0]}); install what is "
-                "missing, a C++ compiler or on a GPU Triton, or train without --compile"
+                f"--compile: the encoders cannot be compiled here ({reason}); install what is missing, a C++ compiler "
+                "or on a GPU Triton, or train without --compile"
             ) from error
 
     return call
