@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.position_shift import shift_randomly
 from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.views import random_crop
-from dpce_cli.core.distributed import gather_objects, lengths, rank, share
+from dpce_cli.core.distributed import gather_objects, lengths, share
 from dpce_cli.core.encoding import pack_captions
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.feature_cache import cached_features
@@ -61,19 +61,16 @@ class Batch:
         return [self._part(number, count) for number in range(count)] if count > 1 else [self]
 
     def _part(self, number: int, count: int) -> Batch:
-        """Of each process's photos the same part."""
-        ends = [(photos * number // count, photos * (number + 1) // count) for photos in self.counts]
+        """Every `count`-th photo of each process: the same ones whatever the number of processes, if it goes evenly."""
         starts = accumulate(self.counts, initial=0)
-        kept = torch.cat(
-            [torch.arange(begin + first, begin + end) for begin, (first, end) in zip(starts, ends, strict=False)]
-        )
+        kept = torch.cat([torch.arange(first + number, end, count) for first, end in pairwise(starts)])
         place = torch.full((len(self.rows),), -1)
         place[kept] = torch.arange(len(kept))
         texts = place[self.image_of_text] >= 0
         return Batch(
             rows=self.rows[kept],
-            images=self.images[slice(*ends[rank()])],
-            counts=tuple(end - first for first, end in ends),
+            images=self.images[number::count],
+            counts=tuple(len(range(number, photos, count)) for photos in self.counts),
             instance_ids=self.instance_ids[kept],
             token_ids=self.token_ids[texts],
             text_instance_ids=self.text_instance_ids[texts],

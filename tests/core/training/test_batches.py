@@ -413,17 +413,14 @@ def made_up_batch(captions: Sequence[int], counts: tuple[int, ...], own: slice) 
 
 @pytest.mark.parametrize("counts", [(8,), (9,), (4, 4), (5, 4), (3, 2, 4)])
 @pytest.mark.parametrize("parts", [1, 2, 4])
-def test_the_parts_of_a_batch_are_the_batch(
-    counts: tuple[int, ...], parts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    total, ends = sum(counts), list(itertools.accumulate(counts, initial=0))
+def test_the_parts_of_a_batch_are_the_batch(counts: tuple[int, ...], parts: int) -> None:
+    total, ends = sum(counts), itertools.accumulate(counts, initial=0)
     captions = [1 + photo % 3 for photo in range(total)]
-    parts_of = []
-    for process, own in enumerate(itertools.starmap(slice, itertools.pairwise(ends))):
-        monkeypatch.setattr("dpce_cli.core.training.batches.rank", lambda process=process: process)
-        parts_of.append(made_up_batch(captions, counts, own).parts(parts))
-    assert {len(of_process) for of_process in parts_of} == {min(parts, total // 2, *counts)}
-    for same_part in zip(*parts_of, strict=True):
+    of_processes = [
+        made_up_batch(captions, counts, slice(first, end)).parts(parts) for first, end in itertools.pairwise(ends)
+    ]
+    assert {len(of_process) for of_process in of_processes} == {min(parts, total // 2, *counts)}
+    for same_part in zip(*of_processes, strict=True):
         part = same_part[0]
         assert len(part.rows) == len(part.instance_ids) == sum(part.counts) >= 2
         assert [len(other.images) for other in same_part] == list(part.counts)
@@ -431,6 +428,13 @@ def test_the_parts_of_a_batch_are_the_batch(
         assert part.rows.equal(100 + part.instance_ids)
         assert part.token_ids[:, 0].equal(part.text_instance_ids)
         assert part.instance_ids[part.image_of_text].equal(part.text_instance_ids)
-    whole = torch.cat([part.instance_ids for part in parts_of[0]])
+    whole = torch.cat([part.instance_ids for part in of_processes[0]])
     assert sorted(whole.tolist()) == list(range(total))
-    assert sum(len(part.token_ids) for part in parts_of[0]) == sum(captions)
+    assert sum(len(part.token_ids) for part in of_processes[0]) == sum(captions)
+
+
+def test_parts_are_the_same_for_any_number_of_processes() -> None:
+    alone = made_up_batch([2] * 8, (8,), slice(0, 8)).parts(2)
+    shared = made_up_batch([2] * 8, (4, 4), slice(0, 4)).parts(2)
+    assert [part.rows.tolist() for part in alone] == [part.rows.tolist() for part in shared]
+    assert [part.token_ids.tolist() for part in alone] == [part.token_ids.tolist() for part in shared]

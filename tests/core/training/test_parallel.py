@@ -68,6 +68,21 @@ def test_two_processes_train_as_one_does(
         assert error < 0.01 * float(gradient.abs().max()) + 1e-4
 
 
+@pytest.mark.slow
+def test_two_processes_take_a_step_in_parts_and_cut_its_gradients_as_one_does(
+    tmp_path: Path, frozen_stage1: Trained
+) -> None:
+    parts = ["stage1.batch_size=8", "stage1.accumulation_steps=2", "stage1.clip_norm=1", "stage1.learning_rate=0.1"]
+    config = frozen_stage1.config.with_settings([*SETTINGS, "model.dropout=0", *parts])
+    one, two = (copy(frozen_stage1.workspace, tmp_path / name) for name in ("one", "two"))
+    _train(one.root, 1, config)
+    in_processes(2, _train, two.root, 1, config)
+    assert all(record["gradient_norm"] > 10 for record in records(one, 1, "train"))
+    whole, shared = checkpoint(one, 1, "last"), checkpoint(two, 1, "last")
+    for name, value in whole.model.items():
+        torch.testing.assert_close(shared.model[name], value, atol=2e-5, rtol=1e-4)
+
+
 def _stop(root: Path, config: Config) -> None:
     """Have the second of two processes be told to stop in step 4."""
     batches = StageRun.batches

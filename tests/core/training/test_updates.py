@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dpce_cli.core.config import Config
+from dpce_cli.core.distributed import rank
 from dpce_cli.core.errors import TrainingError
 from dpce_cli.core.interruption import Interrupted
 from dpce_cli.core.models.dual_encoder import DualEncoder
@@ -16,6 +17,7 @@ from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.updates import Updater
 from dpce_cli.core.workspace import Workspace
 from tests.core.conftest import Trained
+from tests.core.processes import in_processes
 from tests.core.tiny import EPOCHS, STEPS, checkpoint, outcome, records, send_at, train
 
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -70,6 +72,22 @@ def test_a_step_whose_gradients_overflow_is_passed_over_and_the_scale_is_halved(
     plain = updater(1.0)[1]
     plain.load_state(update.state())
     assert (plain.scale, plain.state()) == (1, {})
+
+
+def _overflow_on_the_second_process() -> None:
+    both, own = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([{"params": [both, own], "multiplier": 1.0}], lr=1.0, fused=True)
+    update = Updater(optimizer, clip_norm=0, precision="fp16", device=torch.device("cpu"), shared_out=[own])
+    for factor, expected in ((math.inf if rank() else 1.0, 1.0), (1.0, 0.0)):
+        update.backward((both + own * factor).sum())
+        norm = update.step(1.0, measure=True)
+        assert (both.item(), own.item(), update.scale) == (expected, expected, 32768)
+    assert norm == pytest.approx(math.sqrt(3))  # one gradient that both processes have, and two of their own
+
+
+@pytest.mark.slow
+def test_all_processes_pass_over_a_step_whose_gradients_overflow_on_one() -> None:
+    in_processes(2, _overflow_on_the_second_process)
 
 
 def test_a_float16_run_goes_on_with_its_loss_scale(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
