@@ -13,6 +13,7 @@ from dpce_cli.commands.build_word2vec import build_word2vec
 from dpce_cli.commands.eval import evaluate
 from dpce_cli.commands.extract_features import extract_features
 from dpce_cli.commands.import_matconvnet import import_matconvnet
+from dpce_cli.commands.plan import plan
 from dpce_cli.commands.prepare_vocab import prepare_vocab
 from dpce_cli.commands.retrieve import retrieve
 from dpce_cli.commands.train_stage1 import train_stage1
@@ -45,6 +46,7 @@ for name, command in (
     ("train-stage1", train_stage1),
     ("train-stage2", train_stage2),
     ("import-matconvnet", import_matconvnet),
+    ("plan", plan),
     ("extract-features", extract_features),
     ("eval", evaluate),
     ("retrieve", retrieve),

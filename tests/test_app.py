@@ -20,6 +20,7 @@ COMMANDS = [
     "train-stage1",
     "train-stage2",
     "import-matconvnet",
+    "plan",
     "extract-features",
     "eval",
     "retrieve",

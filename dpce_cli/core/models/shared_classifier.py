@@ -186,8 +186,12 @@ class _CrossEntropy(torch.autograd.Function):
         partition = total.log() + overall
         ctx.save_for_backward(embeddings, weight, bias, target, partition, classes)
         ctx.logits_of, ctx.label_smoothing = logits_of, label_smoothing
-        device = embeddings.device.type
-        ctx.autocast = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+        device = "cpu" if embeddings.is_meta else embeddings.device.type
+        ctx.autocast = {
+            "device_type": device,
+            "dtype": torch.get_autocast_dtype(device),
+            "enabled": torch.is_autocast_enabled(device),
+        }
         right = own >= overall
         ctx.mark_non_differentiable(right)
         return partition - (1 - label_smoothing) * own - label_smoothing / classes * everything, right
@@ -200,7 +204,7 @@ class _CrossEntropy(torch.autograd.Function):
         for part in _parts(embeddings, weight):
             inputs = [embeddings, weight[part], None if bias is None else bias[part]]
             inputs = [None if value is None else value.detach().requires_grad_() for value in inputs]
-            with torch.enable_grad(), torch.autocast(embeddings.device.type, cache_enabled=False, **ctx.autocast):
+            with torch.enable_grad(), torch.autocast(cache_enabled=False, **ctx.autocast):
                 logits = ctx.logits_of(*inputs)
             column, here = _column(target, part)
             slope = logits.detach().to(partition.dtype).sub(partition[:, None]).exp_()
