@@ -89,7 +89,8 @@ class StageRun:
             self.optimizer, clip_norm=self.stage.clip_norm, precision=options.precision, device=options.device,
             shared_out=list(classifier.parameters()),
         )  # fmt: skip
-        self._stuck = StuckRanking(config.stage2.margin) if stage == 2 and config.stage2.ranking_weight else None
+        ranked = stage == 2 and config.stage2.ranking_weight and config.stage2.margin
+        self._stuck = StuckRanking(config.stage2.margin) if ranked else None
         self.folder = workspace.stage_folder(stage)
         self.files = StageFiles(self.folder)
         self.step, self.best, unlogged = 0, dict[str, float](), dict[str, Tensor]()

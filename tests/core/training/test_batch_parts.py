@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from dpce_cli.core.training.batches import Batch
+
+
+def made_up_batch(captions: Sequence[int], counts: tuple[int, ...], own: slice) -> Batch:
+    """Photo i is the number i, and its captions say so; a process has the photos `own`."""
+    photos = torch.arange(len(captions))
+    owner = photos.repeat_interleave(torch.tensor(captions))
+    return Batch(
+        rows=100 + photos,
+        images=photos[own, None],
+        counts=counts,
+        instance_ids=photos,
+        token_ids=owner[:, None],
+        text_instance_ids=owner,
+        image_of_text=owner,
+    )
+
+
+@pytest.mark.parametrize("counts", [(8,), (9,), (4, 4), (5, 4), (3, 2, 4)])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_the_parts_of_a_batch_are_the_batch(counts: tuple[int, ...], parts: int) -> None:
+    total, ends = sum(counts), itertools.accumulate(counts, initial=0)
+    captions = [1 + photo % 3 for photo in range(total)]
+    of_processes = [
+        made_up_batch(captions, counts, slice(first, end)).parts(parts) for first, end in itertools.pairwise(ends)
+    ]
+    assert {len(of_process) for of_process in of_processes} == {min(parts, total // 2, *counts)}
+    for same_part in zip(*of_processes, strict=True):
+        part = same_part[0]
+        assert len(part.rows) == len(part.instance_ids) == sum(part.counts) >= 2
+        assert [len(other.images) for other in same_part] == list(part.counts)
+        assert torch.cat([other.images[:, 0] for other in same_part]).equal(part.instance_ids)
+        assert part.rows.equal(100 + part.instance_ids)
+        assert part.token_ids[:, 0].equal(part.text_instance_ids)
+        assert part.instance_ids[part.image_of_text].equal(part.text_instance_ids)
+    whole = torch.cat([part.instance_ids for part in of_processes[0]])
+    assert sorted(whole.tolist()) == list(range(total))
+    assert sum(len(part.token_ids) for part in of_processes[0]) == sum(captions)
+
+
+def test_parts_are_the_same_for_any_number_of_processes() -> None:
+    alone = made_up_batch([2] * 8, (8,), slice(0, 8)).parts(2)
+    shared = made_up_batch([2] * 8, (4, 4), slice(0, 4)).parts(2)
+    assert [part.rows.tolist() for part in alone] == [part.rows.tolist() for part in shared]
+    assert [part.token_ids.tolist() for part in alone] == [part.token_ids.tolist() for part in shared]
