@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -12,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from dpce_cli.core.errors import WorkspaceError
+
+_HOST = f".{platform.node()}."
+_SUFFIX = ".dpce.tmp"
+_LONG = 3600
+"""Seconds after which a temporary file of another machine or container is taken for abandoned."""
 
 
 @contextmanager
@@ -23,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         WorkspaceError: the folder cannot be written, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}{_HOST}{os.getpid()}{_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent.resolve())
@@ -45,11 +52,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def _remove_leftovers(folder: Path) -> None:
     """Delete the temporary files in `folder` whose processes are gone; once a process, because folders may be large."""
     with os.scandir(folder) as entries:
-        leftovers = [match for entry in entries if (match := re.fullmatch(r"\..+\.(\d+)\.tmp", entry.name))]
-    for match in leftovers:
-        if not _is_running(int(match[1])):
-            with suppress(OSError):
-                (folder / match[0]).unlink()
+        leftovers = [entry for entry in entries if entry.name.startswith(".") and entry.name.endswith(_SUFFIX)]
+    for entry in leftovers:
+        with suppress(OSError):
+            own = re.fullmatch(rf".+{re.escape(_HOST)}(\d+){re.escape(_SUFFIX)}", entry.name)
+            if not _is_running(int(own[1])) if own else time.time() - entry.stat().st_mtime > _LONG:
+                os.unlink(entry)
 
 
 def _is_running(process: int) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -60,13 +61,18 @@ def test_what_a_killed_process_left_is_deleted_and_what_a_running_one_writes_is_
     killed = subprocess.run([sys.executable, "-c", script, tmp_path / "last.pt"], check=False)
     assert killed.returncode == -9
     (leftover,) = os.listdir(tmp_path)
-    running = f".best.pt.{os.getppid()}.tmp"
-    own = f".best.pt.{os.getpid()}.tmp"  # of a process before this one, in another container
-    for name in (running, own, ".notes.tmp", "7.tmp"):
+    host = platform.node()
+    running = f".best.pt.{host}.{os.getppid()}.dpce.tmp"
+    own = f".best.pt.{host}.{os.getpid()}.dpce.tmp"  # of a process before this one, in a container of the same name
+    elsewhere = f".best.pt.other-{host}.1.dpce.tmp"
+    for name in (running, own, elsewhere, ".mine.tmp"):
         (tmp_path / name).touch()
+    for name in (f".last.pt.other-{host}.2.dpce.tmp", ".mine.tmp"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
     write_json(tmp_path / "a.json", {})
     assert leftover.startswith(".last.pt.")
-    assert sorted(os.listdir(tmp_path)) == sorted(["a.json", running, ".notes.tmp", "7.tmp"])
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.json", running, elsewhere, ".mine.tmp"])
 
 
 def test_json_is_written_as_readable_utf_8(tmp_path: Path) -> None:
