@@ -19,10 +19,13 @@ class StageFiles:
         self.folder = folder
         self.last, self.best, self.curves = folder / "last.pt", folder / "best.pt", folder / "curves.png"
 
+    def epochs(self) -> list[Path]:
+        """The epochs' files, in the order in which they were written."""
+        return sorted(self.folder.glob("epoch-*.pt"), key=lambda path: path.stat().st_mtime_ns)
+
     def existing(self) -> list[Path]:
-        """Those that are there, the epochs' in the order in which they were written."""
-        epochs = sorted(self.folder.glob("epoch-*.pt"), key=lambda path: path.stat().st_mtime_ns)
-        return [path for path in (self.last, self.best, self.curves) if path.is_file()] + epochs
+        """Those that are there."""
+        return [path for path in (self.last, self.best, self.curves) if path.is_file()] + self.epochs()
 
     def keep_last(self, epoch: int, keep: int) -> None:
         """Keep last.pt as that of `epoch` (from 1), and the files of the `keep` epochs that were written last.
@@ -35,8 +38,7 @@ class StageFiles:
                 os.link(self.last, temporary)
             except OSError:  # not every file system has links
                 shutil.copyfile(self.last, temporary)
-        epochs = [path for path in self.existing() if path.name.startswith("epoch-")]
-        for old in epochs[:-keep]:
+        for old in self.epochs()[:-keep]:
             old.unlink()
 
     def remove(self) -> None:

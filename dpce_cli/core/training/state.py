@@ -64,7 +64,12 @@ def resume(run: StageRun) -> dict[str, Tensor]:
         CheckpointError: it cannot be read, or was begun with other settings, data or models.
     """
     last, remedy = run.files.last, f"dpce train-stage{run.number} --fresh"
-    checkpoint = load_checkpoint(last, remedy=remedy)
+    try:
+        checkpoint = load_checkpoint(last, remedy=remedy)
+    except CheckpointError as error:
+        if kept := [path for path in run.files.epochs() if not path.samefile(last)]:
+            raise CheckpointError(f"{error}, or copy {kept[-1]} over it to go back to that epoch") from error
+        raise
     check_belongs(checkpoint, run.dataset, last)
     changed = differences(checkpoint.config, run.config)
     if run.number == 1:

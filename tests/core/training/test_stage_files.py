@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dpce_cli.core.errors import CheckpointError
 from dpce_cli.core.interruption import Interrupted
 from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage_files import StageFiles
@@ -48,6 +49,16 @@ def test_states_of_the_last_epochs_are_kept_and_can_be_gone_back_to(stage1: Trai
     assert outcome(stage1.workspace, 1) == whole
 
 
+def test_a_damaged_state_names_the_epoch_to_go_back_to(stage1: Trained) -> None:
+    train(stage1.workspace, 1, stage1.config, fresh=True, keep=2)
+    folder = stage1.workspace.stage_folder(1)
+    (folder / "last.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=rf"cannot be read .*, or copy {folder}/epoch-2\.pt over it"):
+        train(stage1.workspace, 1, stage1.config)
+    (folder / "epoch-2.pt").replace(folder / "last.pt")
+    train(stage1.workspace, 1, stage1.config)
+
+
 def test_the_epochs_that_were_written_last_are_kept_whatever_their_numbers(tmp_path: Path) -> None:
     files = StageFiles(tmp_path)
     for time, epoch in enumerate((8, 9, 2, 3)):
@@ -55,7 +66,7 @@ def test_the_epochs_that_were_written_last_are_kept_whatever_their_numbers(tmp_p
         os.utime(files.last, (time, time))
         files.keep_last(epoch, 3)
         files.last.unlink()
-    assert [path.name for path in files.existing()] == ["epoch-9.pt", "epoch-2.pt", "epoch-3.pt"]
+    assert [path.name for path in files.epochs()] == ["epoch-9.pt", "epoch-2.pt", "epoch-3.pt"]
 
 
 def test_where_there_are_no_links_states_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
