@@ -6,6 +6,9 @@
     python examples/benchmarks.py feeding       training from cached features and from photos against tensors in memory
     python examples/benchmarks.py memory        evaluation in blocks against the whole similarity matrix
     python examples/benchmarks.py startup       how soon the command line answers
+    python examples/benchmarks.py classifier    the shared classifier of up to a million classes, whole and in parts
+    python examples/benchmarks.py plan          the memory that dpce plan estimates against what is measured
+    python examples/benchmarks.py store         embeddings of a million photos, written and read with little memory
     python examples/benchmarks.py prepare       prepare-vocab on as many images and captions as MSCOCO has
 
 `stage1`, `feeding` and `startup` use the current data set of a workspace (--workspace); all run within minutes, on the
@@ -21,7 +24,9 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -332,6 +337,182 @@ def write_coco(root: Path, *, images: int, captions: int) -> None:
     (root / "dataset_coco.json").write_text(json.dumps({"dataset": "coco", "images": karpathy}))
 
 
+def classifier(options: argparse.Namespace) -> None:
+    """Step time and peak memory of the shared classifier, forward, backward and SGD, as it grows."""
+    print(f"shared classifier, {options.dim}-d, {options.batch} photos and as many captions, {os.cpu_count()} cores")
+    for classes in options.classes:
+        sizes = (classes, options.dim, options.batch, options.steps)
+        dense = in_own_process(classifier_step, "all logits", *sizes)
+        parts = in_own_process(classifier_step, "parts", *sizes)
+        shared = in_two_processes(classifier_step, "shared", *sizes)
+        assert abs(dense[2] - parts[2]) <= 1e-4 * dense[2], "the losses differ"
+        print(f"{classes:,} classes")
+        for name, (seconds, mib, _) in (
+            ("all logits at once", dense),
+            ("in parts, as in dpce", parts),
+            ("2 processes, a tenth sampled", shared),
+        ):
+            faster, smaller = dense[0] / seconds, dense[1] / mib
+            print(f"  {name:<30}{seconds:7.2f} s a step {faster:6.1f}x  {mib:8,.0f} MiB {smaller:5.1f}x")
+
+
+def classifier_step(kind: str, classes: int, dim: int, batch: int, steps: int) -> tuple[float, float, float]:
+    """Median seconds of a step, peak memory in MiB above the imports, and the last loss."""
+    import torch
+    from torch.nn import functional as F
+
+    from dpce_cli.core.models.shared_classifier import SharedClassifier
+
+    before = peak_mib()
+    rate = 0.1 if kind == "shared" else 1.0
+    model = SharedClassifier(instances=classes, embedding_dim=dim, bias=False, scale=0.0, sample_rate=rate)
+    model.keep_share()
+    model.reset_parameters(torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True)
+    model.follow(optimizer)
+    generator, seconds = torch.Generator().manual_seed(1), []
+    for _ in range(steps + 1):
+        embeddings = torch.randn(2 * batch, dim, generator=generator, requires_grad=True)
+        ids = torch.randint(classes, (batch,), generator=generator).repeat(2)
+        start = time.perf_counter()
+        if kind == "all logits":
+            loss = F.cross_entropy(model(embeddings[:batch]), ids[:batch])
+            loss = loss + F.cross_entropy(model(embeddings[batch:]), ids[batch:])
+        else:
+            loss = 2 * model.instance_losses(embeddings, ids, 0.0)[0].mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:]), peak_mib() - before, loss.item()
+
+
+def in_two_processes(function: Callable[..., T], *args: object) -> T:
+    """What the first of two processes returns that Gloo joins."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        first, _ = [pool.submit(join, number, port, function, args) for number in range(2)]
+        return first.result()
+
+
+def join(number: int, port: str, function: Callable[..., T], args: tuple[object, ...]) -> T:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    from dpce_cli.core.distributed import joined
+
+    with joined("cpu"):
+        return function(*args)
+
+
+def plan(options: argparse.Namespace) -> None:
+    """The memory that dpce plan estimates, against the peak of three steps, above the imports."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # so that what is freed leaves the process
+    for name, preset, stage, classes, settings in PLANNED:
+        estimate, measured = in_own_process(plan_and_measure, preset, stage, classes, settings)
+        error = 100 * (estimate / measured - 1)
+        print(f"{name:<62}{estimate:8,.0f} MiB planned {measured:8,.0f} MiB measured {error:+6.1f} %")
+
+
+PLANNED: tuple[tuple[str, str, int, int, list[str]], ...] = (
+    ("paper-coco, stage 1, cached features, 113,287 classes", "paper-coco", 1, 113_287, []),
+    (
+        "paper-flickr30k, stage 2, 16 photos a step, 29,783 classes",
+        "paper-flickr30k",
+        2,
+        29_783,
+        ["stage2.batch_size=16"],
+    ),
+    (
+        "flickr8k, stage 1, 512-d, 1,000,000 classes, a tenth sampled",
+        "flickr8k",
+        1,
+        1_000_000,
+        ["model.embedding_dim=512", "model.classifier_sample_rate=0.1"],
+    ),
+)
+
+
+def plan_and_measure(preset: str, stage: int, classes: int, settings: list[str]) -> tuple[float, float]:
+    """MiB."""
+    import torch
+
+    from dpce_cli.core.models.dual_encoder import DualEncoder
+    from dpce_cli.core.presets import build_preset
+    from dpce_cli.core.training.memory import take_step, training_memory
+    from dpce_cli.core.training.optimisation import build_optimizer, parameter_groups
+
+    config = build_preset(preset).with_settings(settings)
+    sizes = {"vocabulary": 20_000, "word_dim": config.model.word_dim}
+    planned = training_memory(config, stage=stage, classes=classes, feature_cache=True, **sizes)
+    before = peak_mib()
+    chosen = config.stage1 if stage == 1 else config.stage2
+    model = DualEncoder(
+        config, vocabulary_size=sizes["vocabulary"], word_dim=sizes["word_dim"], instances=classes
+    ).train()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.01)
+    optimizer = build_optimizer(parameter_groups(model, chosen.multipliers), chosen)
+    model.shared_classifier.follow(optimizer)
+    cached = not chosen.multipliers.backbone
+    if cached:
+        model.image_encoder.backbone.eval()
+    photos = chosen.batch_size
+    for _ in range(3):
+        take_step(model, config, chosen, photos, photos * chosen.captions_per_image, 1, cached=cached)
+        optimizer.step()
+        optimizer.zero_grad()
+    return sum(planned.values()) / 2**20, peak_mib() - before
+
+
+def store(options: argparse.Namespace) -> None:
+    """Embeddings of many photos and a caption each, written by two processes and read again: memory and time."""
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        path = Path(folder) / "store.h5"
+        print(f"{options.images:,} photos and as many captions, {options.dim}-d")
+        seconds, mib = in_two_processes(write_store, path, options.images, options.dim)
+        print(
+            f"  written, {path.stat().st_size / 2**20:,.0f} MiB  {seconds:7.1f} s  {mib:6.0f} MiB of memory a process"
+        )
+        seconds, mib = in_own_process(read_whole_store, path)
+        print(f"  read in blocks        {seconds:7.1f} s  {mib:6.0f} MiB of memory that is not the file's")
+
+
+def write_store(path: Path, images: int, dim: int) -> tuple[float, float]:
+    """Seconds, and MiB above the imports."""
+    import torch
+
+    from dpce_cli.core.distributed import lengths, rank
+    from dpce_cli.core.shared_store import open_together
+
+    before, start, size = peak_mib(), time.perf_counter(), 1024
+    arrays = dict.fromkeys(("image_embeddings", "text_embeddings"), ((images, dim), "float32"))
+    with open_together(path, arrays=arrays, constants={}, meta={}) as writer:
+        for name in arrays:
+            for first in range(0, lengths(images)[rank()], size):
+                writer.append(name, torch.randn(min(size, lengths(images)[rank()] - first), dim))
+        writer.finish()
+    return time.perf_counter() - start, peak_mib() - before
+
+
+def read_whole_store(path: Path) -> tuple[float, float]:
+    """Seconds, and MiB above the imports."""
+    import torch
+
+    from dpce_cli.core.store import read_store
+
+    def anonymous() -> float:
+        return int(re.findall(r"RssAnon:\s*(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
+
+    before, start, most = anonymous(), time.perf_counter(), 0.0
+    for rows in read_store(path, remedy="store").arrays.values():
+        for block in torch.from_numpy(rows).split(2**14):
+            assert bool(block.isfinite().all())
+            most = max(most, anonymous() - before)
+    return time.perf_counter() - start, most
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -373,6 +554,22 @@ def main() -> None:
     command.set_defaults(run=prepare)
     command.add_argument("--images", type=int, default=123_287)
     command.add_argument("--captions", type=int, default=616_767)
+
+    command = commands.add_parser("classifier", help=classifier.__doc__)
+    command.set_defaults(run=classifier)
+    command.add_argument("--classes", type=int, nargs="+", default=[10_000, 113_287, 1_000_000])
+    command.add_argument("--dim", type=int, default=512)
+    command.add_argument("--batch", type=int, default=64)
+    command.add_argument("--steps", type=int, default=3)
+
+    command = commands.add_parser("plan", help=plan.__doc__)
+    command.set_defaults(run=plan)
+
+    command = commands.add_parser("store", help=store.__doc__)
+    command.set_defaults(run=store)
+    command.add_argument("--images", type=int, default=1_000_000)
+    command.add_argument("--dim", type=int, default=512)
+    command.add_argument("--folder", type=Path, help="where there is room for 16 GB")
 
     options = parser.parse_args()
     options.run(options)

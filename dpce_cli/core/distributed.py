@@ -189,11 +189,12 @@ class _SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
+        exact = input.to(torch.promote_types(input.dtype, torch.float32))
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.dim())]
         count = sum_in_place(torch.tensor(float(input.numel() // input.shape[1]), dtype=torch.float64)).item()
-        mean = _SumWithGradient.apply(input.sum(axes)) / count
-        centred = input - mean.view(shape)
+        mean = _SumWithGradient.apply(exact.sum(axes)) / count
+        centred = exact - mean.view(shape)
         variance = _SumWithGradient.apply(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
@@ -201,7 +202,7 @@ class _SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         normal = centred * torch.rsqrt(variance + self.eps).view(shape)
         output: Tensor = normal * self.weight.view(shape) + self.bias.view(shape)
-        return output
+        return output.to(input.dtype)
 
 
 def synchronise_batch_norms(module: M, device: torch.device) -> M:

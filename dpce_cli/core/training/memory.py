@@ -64,11 +64,11 @@ def training_memory(
     peak = PeakMemory()
     with torch.device("meta"), peak:
         for _ in range(min(2, settings.accumulation_steps)):  # the second part of a step finds gradients
-            _take_step(model, config, settings, photos, texts, processes, cached=frozen and feature_cache)
+            take_step(model, config, settings, photos, texts, processes, cached=frozen and feature_cache)
     return {**kept, "a step": max(peak.bytes, learning + states * rows if sampled < own else 0)}
 
 
-def _take_step(
+def take_step(
     model: DualEncoder, config: Config, stage: StageConfig, photos: int, texts: int, processes: int, *, cached: bool
 ) -> None:
     """Forward and backward pass of one of several processes, on whatever torch's default device is."""

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dpce_cli.core.distributed import gather_objects
 from dpce_cli.core.models import shared_classifier
 from dpce_cli.core.models.shared_classifier import SharedClassifier
 from dpce_cli.core.seeding import generator_for
+from tests.core.processes import in_processes
 from tests.oracles import losses as oracle
 
 CLASSES, DIM = 23, 12
@@ -212,3 +214,50 @@ def test_a_backward_pass_without_a_step_leaves_the_weights_whole() -> None:
         classifier.instance_losses(*batch(), 0.0)[0].mean().backward()
     classifier.instance_losses(*batch(), 0.0)
     assert classifier.weight.equal(before)
+
+
+def _compare_with_one_process(label_smoothing: float) -> None:
+    shared_classifier._LOGITS = 30
+    whole, own = build(bias=True, scale=16.0), build(bias=True, scale=16.0)
+    own.keep_share()
+    assert len(own.weight) == len(own.classes) in (7, 8)
+    (given, ids), (seen, _) = batch(), batch()
+    dense = F.cross_entropy(whole(given), ids, label_smoothing=label_smoothing, reduction="none")
+    losses, right = own.instance_losses(seen, ids, label_smoothing)
+    torch.testing.assert_close(losses, dense, atol=1e-12, rtol=1e-12)
+    assert right.equal(whole(given).argmax(1) == ids)
+
+    dense.mean().backward()
+    losses.mean().backward()
+    for got, expected in zip([seen, *own.parameters()], [given, *whole.parameters()], strict=True):
+        assert got.grad is not None
+        assert expected.grad is not None
+        gradient = expected.grad if got is seen else expected.grad[own.classes.start : own.classes.stop]
+        torch.testing.assert_close(got.grad, gradient, atol=1e-12, rtol=1e-12)
+
+
+def _sample_in_parts() -> None:
+    torch.manual_seed(0)
+    classifier = build(bias=False, scale=16.0, sample_rate=0.2)
+    weight = classifier.weight.detach().clone()
+    classifier.keep_share()
+    given, ids = batch(2)
+    losses, _ = classifier.instance_losses(given, ids, 0.0)
+    assert classifier._rows is not None
+    parts = gather_objects(classifier._rows + classifier.classes.start)
+    chosen = torch.cat(parts)
+    assert len(chosen) == 6
+    logits = 16 * F.linear(F.normalize(given, dim=1), F.normalize(weight[chosen], dim=1))
+    dense = F.cross_entropy(logits, torch.searchsorted(chosen, ids), reduction="none")
+    torch.testing.assert_close(losses, dense, atol=1e-12, rtol=1e-12)
+
+
+def _in_three_processes() -> None:
+    _compare_with_one_process(0.0)
+    _compare_with_one_process(0.1)
+    _sample_in_parts()
+
+
+@pytest.mark.slow
+def test_classes_that_processes_share_out_give_the_losses_and_gradients_of_all() -> None:
+    in_processes(3, _in_three_processes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ def test_two_processes_train_as_one_does(
     trained = frozen_stage1 if kind == "cache" else learning_stage1
     config = trained.config.with_settings(SETTINGS)
     one, two = (copy(trained.workspace, tmp_path / name) for name in ("one", "two"))
+    shutil.rmtree(two.folder / "cache", ignore_errors=True)
     _train(one.root, stage, config)
     in_processes(2, _train, two.root, stage, config)
 

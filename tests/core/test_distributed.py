@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dpce_cli.core.distributed import (
+    gather_objects,
+    gather_rows,
+    gather_to_first,
+    lengths,
+    on_any,
+    rank,
+    share,
+    shares,
+    synchronise_batch_norms,
+    world_size,
+)
+from dpce_cli.core.seeding import generator_for
+from tests.core.processes import in_processes
+
+
+def test_a_process_on_its_own_has_all_and_waits_for_nobody() -> None:
+    rows = torch.rand(5, 2, requires_grad=True)
+    assert (rank(), world_size(), shares(5), lengths(5)) == (0, 1, [slice(0, 5)], (5,))
+    assert gather_rows(rows, (5,)) is rows
+    assert gather_objects("alone") == ["alone"]
+    assert gather_to_first(rows, 5).equal(rows.detach())
+    assert (on_any(True), on_any(False)) == (True, False)
+
+
+def _speak() -> None:
+    assert world_size() == 3
+    assert [part.stop - part.start for part in shares(11)] == list(lengths(11)) == [3, 4, 4]
+    assert gather_objects(rank()) == [0, 1, 2]
+    assert on_any(rank() == 2)
+    assert not on_any(False)
+    rows = torch.arange(22.0).view(11, 2)
+    gathered = gather_to_first(rows[share(11)], 11)
+    assert gathered.equal(rows if rank() == 0 else rows[share(11)])
+    _differentiate()
+    _normalise()
+
+
+def _differentiate() -> None:
+    """Of rows in unequal numbers."""
+    counts = (1, 0, 4)
+    whole = torch.rand(5, 2, generator=generator_for("rows"), dtype=torch.float64)
+    own = whole[sum(counts[: rank()]) :][: counts[rank()]].clone().requires_grad_()
+    gathered = gather_rows(own, counts)
+    assert gathered.detach().equal(whole)
+    gathered.square().sum().backward()
+    assert own.grad is not None
+    assert own.grad.equal(3 * 2 * own.detach())
+
+
+def _normalise() -> None:
+    """Unequal shares of 11 rows, in training and in testing."""
+    for shape in ((11, 4), (11, 4, 3), (11, 4, 3, 2)):
+        one: nn.Module = nn.BatchNorm2d(4) if len(shape) == 4 else nn.BatchNorm1d(4)
+        other: nn.Module = nn.BatchNorm2d(4) if len(shape) == 4 else nn.BatchNorm1d(4)
+        one, other = one.double(), synchronise_batch_norms(other.double(), torch.device("cpu"))
+        weights = torch.rand(shape, generator=generator_for("weights"), dtype=torch.float64)
+        for step in range(2):
+            given = torch.randn(shape, generator=generator_for(step), dtype=torch.float64).requires_grad_()
+            own = given.detach()[share(11)].clone().requires_grad_()
+            expected, got = one(given), other(own)
+            torch.testing.assert_close(got, expected[share(11)], atol=1e-12, rtol=1e-12)
+            (weights * expected).sum().backward()
+            (weights[share(11)] * got).sum().backward()
+            assert given.grad is not None
+            torch.testing.assert_close(own.grad, given.grad[share(11)], atol=1e-12, rtol=1e-12)
+        assert one.state_dict().keys() == other.state_dict().keys()
+        for name, value in one.state_dict().items():
+            torch.testing.assert_close(other.state_dict()[name], value, atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(other.eval()(given), one.eval()(given), atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_what_three_processes_hold_is_put_together_with_its_gradients() -> None:
+    in_processes(3, _speak)
