@@ -263,9 +263,9 @@ def scenes() -> Config:
             base.stage2,
             multipliers=learning,
             epochs=22,
-            batch_size=32,
+            batch_size=96,
             captions_per_image=3,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
         ),
     )
 
