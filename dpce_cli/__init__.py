@@ -1,3 +1,3 @@
 """dpce: image-text retrieval with dual-path convolutional embeddings and instance loss."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
