@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -157,8 +156,6 @@ def read_views(
         _Views(root, paths, view),
         batch_size=batch_size,
         num_workers=workers,
-        # Elsewhere, and in processes started so, workers would import torch anew in every epoch, for seconds.
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         collate_fn=_collate,
         worker_init_fn=_leave_interrupts_to_parent,
         pin_memory=pinned,

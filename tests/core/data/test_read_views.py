@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -46,19 +45,6 @@ def test_views_come_in_order_and_bad_files_are_named(tmp_path: Path, album: list
     assert len(batches[2][1]) == 0
     messages = [message for _, _, errors in batches for message in errors]
     assert [message.split(":")[0] for message in messages] == [f"{tmp_path}/3.png", f"{tmp_path}/6.png"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
-def test_workers_start_at_once_in_a_process_that_was_spawned(tmp_path: Path, album: list[str]) -> None:
-    before = multiprocessing.get_start_method()
-    multiprocessing.set_start_method("spawn", force=True)
-    try:
-        views = read_views(
-            tmp_path, album[:2], lambda image, position: tiny_view(image, position), batch_size=2, workers=1
-        )
-        assert next(views)[0] == [0, 1]  # what is spawned cannot be given a lambda
-    finally:
-        multiprocessing.set_start_method(before, force=True)
 
 
 def test_a_pinned_batch_is_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
