@@ -50,7 +50,7 @@ def plan(
         processes=devices,
         feature_cache=feature_cache,
     )
-    batch = (config.stage1 if stage == 1 else config.stage2).batch_size
+    batch = config.stage(stage).batch_size
     typer.echo(f"stage {stage} on {count:,} photos, preset {preset}, {devices} device{'s'[: devices > 1]}")
     typer.echo(f"batch: {batch:,} photos, {batch / devices:,.4g} a device; learning rates are not scaled")
     typer.echo(f"memory of each device, estimated: {_sizes(found.memory)}")

@@ -221,6 +221,10 @@ class Config:
             if not met:
                 raise ConfigError(f"the configuration needs {requirement}; change it with --set KEY=VALUE")
 
+    def stage(self, number: int) -> StageConfig:
+        """Stage I's settings or Stage II's, by `number`, 1 or 2."""
+        return self.stage1 if number == 1 else self.stage2
+
     def to_dict(self) -> dict[str, Any]:
         """The tree as JSON types."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))

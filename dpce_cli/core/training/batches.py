@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dpce_cli.core.config import Config, ImageConfig, StageConfig
+from dpce_cli.core.config import Config, ImageConfig
 from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.position_shift import shift_randomly
 from dpce_cli.core.data.records import instance_ids
@@ -102,7 +102,7 @@ class TrainingSet:
         reporter: Reporter,
     ) -> None:
         self.name, self.root, self.config, self.seed = dataset.name, dataset.root, config, (config.seed, stage)
-        self.stage: StageConfig = config.stage1 if stage == 1 else config.stage2
+        self.stage = config.stage(stage)
         self.workers, self.reporter = workers, reporter
         self.on_gpu = next(encoder.parameters()).device.type == "cuda"
         self.unreadable = set[str]()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dpce_cli.core.config import Config, StageConfig
+from dpce_cli.core.config import Config
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.training.memory import training_memory
 
@@ -36,7 +36,7 @@ def forecast(
     feature_cache: bool,
 ) -> Forecast:
     """Size up a stage, each photo a class of its own."""
-    settings: StageConfig = config.stage1 if stage == 1 else config.stage2
+    settings = config.stage(stage)
     cached = feature_cache and not max(settings.multipliers.backbone, settings.multipliers.backbone_bias)
     with torch.device("meta"):
         model = DualEncoder(config, vocabulary_size=vocabulary, word_dim=config.model.word_dim, instances=images)

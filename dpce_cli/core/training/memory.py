@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from dpce_cli.core.config import Config, RankingStageConfig, StageConfig
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.training.optimisation import freeze, parameter_groups
+from dpce_cli.core.training.optimisation import backbone_is_frozen, freeze, parameter_groups
 
 
 def training_memory(
@@ -35,7 +35,7 @@ def training_memory(
         "weights", "optimizer", "gradients in exchange" of several processes, and "a step": activations, gradients and
         what is in between, as much as there is at a time.
     """
-    settings: StageConfig = config.stage1 if stage == 1 else config.stage2
+    settings = config.stage(stage)
     photos = settings.batch_size // settings.accumulation_steps
     texts = photos * settings.captions_per_image
     own = math.ceil(classes / processes)
@@ -45,7 +45,7 @@ def training_memory(
         model = DualEncoder(dense, vocabulary_size=vocabulary, word_dim=word_dim, instances=sampled).train()
     groups = parameter_groups(model, settings.multipliers)
     freeze(groups)
-    if frozen := not any(group.multiplier for group in groups if group.name.startswith("backbone")):
+    if frozen := backbone_is_frozen(groups):
         model.image_encoder.backbone.eval()
     states = 2 if settings.optimizer == "adamw" else 1
     learning = sum(value.nbytes for value in model.parameters() if value.requires_grad)

@@ -53,6 +53,11 @@ def _kind(module_name: str, module: nn.Module, name: str) -> str:
     return "bias" if bias else "weight"
 
 
+def backbone_is_frozen(groups: list[ParameterGroup]) -> bool:
+    """Whether nothing of the image CNN learns."""
+    return not any(group.multiplier for group in groups if group.name.startswith("backbone"))
+
+
 def freeze(groups: list[ParameterGroup]) -> None:
     """Let the groups with multiplier 0, and no others, stop requiring gradients."""
     for group in groups:

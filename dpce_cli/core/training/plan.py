@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dpce_cli.core.config import Config, StageConfig
+from dpce_cli.core.config import Config
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.training.batches import TrainingSet
@@ -49,7 +49,7 @@ def plan_stage(
     dataset: PreparedDataset, config: Config, words: WordTable, *, stage: int, feature_cache: bool, classes: int
 ) -> StagePlan:
     """Size up a stage on torch's `meta` device, which holds no numbers."""
-    settings: StageConfig = config.stage1 if stage == 1 else config.stage2
+    settings = config.stage(stage)
     with torch.device("meta"):
         model = DualEncoder(config, vocabulary_size=len(words.vocabulary), word_dim=words.word_dim, instances=classes)
     groups = parameter_groups(model, settings.multipliers)

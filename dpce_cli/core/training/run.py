@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from dpce_cli.core.config import Config, StageConfig
+from dpce_cli.core.config import Config
 from dpce_cli.core.distributed import (
     gather_objects,
     gather_rows,
@@ -34,7 +34,7 @@ from dpce_cli.core.training.batches import Batch, TrainingSet
 from dpce_cli.core.training.health import SMALLEST_SCALE, StuckRanking, diverged
 from dpce_cli.core.training.journal import Journal
 from dpce_cli.core.training.meter import Meter
-from dpce_cli.core.training.optimisation import build_optimizer, learning_rate, parameter_groups
+from dpce_cli.core.training.optimisation import backbone_is_frozen, build_optimizer, learning_rate, parameter_groups
 from dpce_cli.core.training.options import RunOptions, StageResult, WordTable
 from dpce_cli.core.training.precision import accelerate
 from dpce_cli.core.training.report import log_fields, optimisation_lines, validation_line, validation_record
@@ -70,7 +70,7 @@ class StageRun:
         reporter: Reporter,
     ) -> None:
         self.dataset, self.config, self.words, self.number, self.parent = dataset, config, words, stage, parent
-        self.stage: StageConfig = config.stage1 if stage == 1 else config.stage2
+        self.stage = config.stage(stage)
         self.options, self.reporter = options, reporter
         if self.stage.batch_size < world_size():
             raise ConfigError(
@@ -81,7 +81,7 @@ class StageRun:
         self.model = model.to(options.device)
         accelerate(model, options.device, options.precision, compiled=options.compiled)
         self.groups = parameter_groups(model, self.stage.multipliers)
-        self.frozen_backbone = not any(g.multiplier for g in self.groups if g.name.startswith("backbone"))
+        self.frozen_backbone = backbone_is_frozen(self.groups)
         self.optimizer = build_optimizer(self.groups, self.stage)
         classifier = model.shared_classifier
         classifier.follow(self.optimizer)

@@ -65,7 +65,7 @@ def build_model(
     Raises:
         ConfigError: a frozen CNN without pretrained weights.
     """
-    multipliers = (config.stage1 if stage == 1 else config.stage2).multipliers
+    multipliers = config.stage(stage).multipliers
     if config.image.backbone_weights == "none" and multipliers.backbone == 0:
         raise ConfigError(
             "an image CNN without pretrained weights cannot stay frozen; name weights with --set "
