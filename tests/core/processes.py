@@ -22,7 +22,7 @@ def in_processes(count: int, function: Callable[..., None], *arguments: object) 
 
 def _join(rank: int, count: int, port: int, function: Callable[..., None], arguments: tuple[object, ...]) -> None:
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     torch.set_num_threads(1)
