@@ -4,6 +4,7 @@
     python examples/benchmarks.py embedding     the word look-up against the one-hot convolution it stands for
     python examples/benchmarks.py stage1        an epoch from cached features against one that runs the image CNN
     python examples/benchmarks.py feeding       training from cached features and from photos against tensors in memory
+    python examples/benchmarks.py shards        reading photos from tar shards against reading the same ones from files
     python examples/benchmarks.py memory        evaluation in blocks against the whole similarity matrix
     python examples/benchmarks.py startup       how soon the command line answers
     python examples/benchmarks.py classifier    the shared classifier of up to a million classes, whole and in parts
@@ -11,14 +12,16 @@
     python examples/benchmarks.py store         embeddings of a million photos, written and read with little memory
     python examples/benchmarks.py prepare       prepare-vocab on as many images and captions as MSCOCO has
 
-`stage1`, `feeding` and `startup` use the current data set of a workspace (--workspace); all run within minutes, on the
-CPU but for `feeding --device cuda`, and want an otherwise idle machine. What is measured runs in processes of its own;
-this one stays small, because the peak memory of a Linux process begins at that of the process which started it.
+`stage1`, `feeding`, `shards` and `startup` use the current data set of a workspace (--workspace); all run within
+minutes, on the CPU but for `feeding --device cuda`, and want an otherwise idle machine. What is measured runs in
+processes of its own; this one stays small, because the peak memory of a Linux process begins at that of the process
+which started it.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import multiprocessing
@@ -30,6 +33,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -152,6 +156,53 @@ def feeding(options: argparse.Namespace) -> None:
             waits.append(statistics.mean(record["data_wait"] for record in last))
         print(f"  {name:<16}{speeds[1]:10.1f} photos a second, {waits[1]:6.1%} of the time waiting for data")
         print(f"    in memory     {speeds[0]:10.1f}, ratio {speeds[1] / speeds[0]:.2f}")
+
+
+def shards(options: argparse.Namespace) -> None:
+    """Photos a second that are read in random order and scaled, medians of five passes."""
+    files, tars = in_own_process(read_photos, options.workspace, options.images)
+    print(f"{options.images} photos of {options.workspace}")
+    print(f"  files   {files:8.1f} photos a second")
+    print(f"  shards  {tars:8.1f}, ratio {tars / files:.2f}")
+
+
+def read_photos(root: Path, images: int) -> tuple[float, float]:
+    """Photos a second, from the files of a workspace's data set and from tars of 100 of them."""
+    import torch
+
+    from dpce_cli.core.data.images import read_views
+    from dpce_cli.core.data.records import CaptionedImage
+    from dpce_cli.core.data.views import FixedViews
+    from dpce_cli.core.data.webdataset import read_webdataset
+    from dpce_cli.core.workspace import Workspace
+
+    torch.set_num_threads(1)
+    dataset = Workspace(root).load_dataset()
+    files = dataset.split("train")[:images]
+
+    view = FixedViews(dataset.config.image)
+
+    def speed(root: Path, photos: list[CaptionedImage]) -> float:
+        start = time.perf_counter()
+        assert not any(bad for _, _, bad in read_views(root, photos, view, batch_size=32, workers=0))
+        return len(photos) / (time.perf_counter() - start)
+
+    with tempfile.TemporaryDirectory() as folder:
+        for number, photo in enumerate(files):
+            with tarfile.open(f"{folder}/{number // 100:04}.tar", "a") as tar:
+                path = Path(photo.path)
+                tar.add(dataset.root / path, f"{number:06}{path.suffix}")
+                caption = tarfile.TarInfo(f"{number:06}.txt")
+                caption.size = 1
+                tar.addfile(caption, io.BytesIO(b"x"))
+        stored = read_webdataset(Path(folder), val_fraction=0, test_fraction=0, seed=0, reporter=Reporter()).images
+        order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0)).tolist()
+        speeds = [
+            (speed(dataset.root, [files[i] for i in order]), speed(Path(folder), [stored[i] for i in order]))
+            for _ in range(6)
+        ]
+    from_files, from_tars = zip(*speeds[1:], strict=True)
+    return statistics.median(from_files), statistics.median(from_tars)
 
 
 def train(
@@ -549,6 +600,11 @@ def main() -> None:
     command.add_argument("--images", type=int, default=512)
     command.add_argument("--workers", type=int, default=2)
     command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+
+    command = commands.add_parser("shards", help=shards.__doc__)
+    command.set_defaults(run=shards)
+    command.add_argument("--workspace", type=Path, default=Path("dpce-workspace"))
+    command.add_argument("--images", type=int, default=1000)
 
     command = commands.add_parser("memory", help=memory.__doc__)
     command.set_defaults(run=memory)

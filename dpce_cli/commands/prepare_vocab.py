@@ -18,6 +18,7 @@ class Dataset(StrEnum):
     coco = "coco"
     cuhk_pedes = "cuhk-pedes"
     folder = "folder"
+    webdataset = "webdataset"
 
 
 PRESET_OF = {
@@ -27,6 +28,7 @@ PRESET_OF = {
     Dataset.coco: "paper-coco",
     Dataset.cuhk_pedes: "paper-cuhk-pedes",
     Dataset.folder: "flickr8k",
+    Dataset.webdataset: "flickr8k",
 }
 
 
@@ -38,7 +40,8 @@ def prepare_vocab(
         Dataset,
         typer.Argument(
             help="scenes: cartoons drawn on the spot. flickr8k, flickr30k, coco, cuhk-pedes: the published files. "
-            "folder: your own photos with captions.csv, captions.jsonl or one .txt a photo."
+            "folder: your own photos with captions.csv, captions.jsonl or one .txt a photo. "
+            "webdataset: tar shards of photos with a .txt or .json each."
         ),
     ] = Dataset.scenes,
     root: Annotated[Path | None, typer.Option("--root", help="Folder of the photos; not needed for scenes.")] = None,
@@ -54,10 +57,11 @@ def prepare_vocab(
         ),
     ] = "karpathy",
     val_fraction: Annotated[
-        float, typer.Option("--val-fraction", help="folder without a split column: share of validation photos.")
+        float,
+        typer.Option("--val-fraction", help="folder, webdataset without stated splits: share of validation photos."),
     ] = 0.1,
     test_fraction: Annotated[
-        float, typer.Option("--test-fraction", help="folder without a split column: share of test photos.")
+        float, typer.Option("--test-fraction", help="folder, webdataset without stated splits: share of test photos.")
     ] = 0.1,
     train_images: Annotated[int, typer.Option("--train-images", min=2, help="scenes: training pictures.")] = 1500,
     test_images: Annotated[
@@ -89,6 +93,7 @@ def prepare_vocab(
     from dpce_cli.core.data.folder import read_folder
     from dpce_cli.core.data.scenes import build_scenes
     from dpce_cli.core.data.splits import save_splits
+    from dpce_cli.core.data.webdataset import read_webdataset
     from dpce_cli.core.preparation import prepare_dataset
     from dpce_cli.core.presets import build_preset
     from dpce_cli.core.workspace import Workspace
@@ -116,6 +121,10 @@ def prepare_vocab(
         case Dataset.folder:
             captioned = read_folder(
                 root, captions=captions, val_fraction=val_fraction, test_fraction=test_fraction, seed=config.seed
+            )
+        case Dataset.webdataset:
+            captioned = read_webdataset(
+                root, val_fraction=val_fraction, test_fraction=test_fraction, seed=config.seed, reporter=reporter
             )
     if resize:
         from dpce_cli.core.data.resizing import resize_images  # slow to import: it decodes with torch's workers

@@ -71,11 +71,10 @@ def extract_features(
     with open_feature_store(path, images=images, dim=dim, meta=meta) as store:
         if (done := store.done("image_embeddings")) < len(own):
             encoder = restore_image_encoder(checkpoint).to(device)
-            paths = [image.path for image in own[done:]]
             whole = config.image.test_view == "full"
             size = 1 if whole else _IMAGES  # whole photos differ in size
             view = views_in_testing(config.image)
-            views = read_views(dataset.root, paths, view, batch_size=size, workers=workers)
+            views = read_views(dataset.root, own[done:], view, batch_size=size, workers=workers)
             features = None if whole else cached_test_features(workspace, dataset, encoder, config.image, split=split)
             if features is not None:
                 reporter.note("taking the image CNN's features from the cache")

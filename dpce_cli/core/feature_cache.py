@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from dpce_cli.core.checkpoint import fingerprint
 from dpce_cli.core.config import ImageConfig
 from dpce_cli.core.data.images import read_views
+from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.distributed import share
 from dpce_cli.core.errors import DataError
@@ -50,10 +52,11 @@ def cached_features(
         DataError: no photo can be read.
         WorkspaceError: the cache cannot be written or is damaged.
     """
-    root, paths = dataset.root, [image.path for image in dataset.split(split)]
+    root, images = dataset.root, dataset.split(split)
+    paths = [image.path for image in images]
     crops = config.cached_crops if split == "train" else 0
     meta = _meta(dataset, encoder, config, crops)
-    path, views = _path(workspace, split, meta, paths), meta["views"]
+    path, views = _path(workspace, split, meta, images), meta["views"]
     if not path.is_file():
         reporter.note(f"caching the image CNN's features of the {split} photos in {path}")
         device, problems = next(encoder.parameters()).device, list[str]()
@@ -70,7 +73,7 @@ def cached_features(
             with reporter.track(f"features of {split} photos", end - own.start, done - own.start) as advance:
                 batches = read_views(
                     root,
-                    paths[done:end],
+                    images[done:end],
                     _Offset(FixedViews(config, crops), done),
                     batch_size=_BATCH,
                     workers=workers,
@@ -109,8 +112,7 @@ def cached_test_features(
     None also where a photo could not be read when they were.
     """
     crops = config.cached_crops if split == "train" else 0
-    paths = [image.path for image in dataset.split(split)]
-    path = _path(workspace, split, _meta(dataset, encoder, config, crops), paths)
+    path = _path(workspace, split, _meta(dataset, encoder, config, crops), dataset.split(split))
     if not path.is_file():
         return None
     features = _read(path)[:, : 1 + config.mirror]
@@ -118,7 +120,7 @@ def cached_test_features(
 
 
 def _meta(dataset: PreparedDataset, encoder: ImageEncoder, config: ImageConfig, crops: int) -> dict[str, Any]:
-    """What a cache depends on besides the photos' paths."""
+    """What a cache depends on besides the photos' paths, and where they lie in shards."""
     return {
         "cnn": fingerprint(encoder.backbone.state_dict()),
         "image": asdict(replace(config, test_view="crop")),  # the cache has nothing else
@@ -127,8 +129,9 @@ def _meta(dataset: PreparedDataset, encoder: ImageEncoder, config: ImageConfig, 
     }
 
 
-def _path(workspace: Workspace, split: str, meta: dict[str, Any], paths: list[str]) -> Path:
-    key = hashlib.sha256(json.dumps([meta, paths], sort_keys=True).encode()).hexdigest()[:12]
+def _path(workspace: Workspace, split: str, meta: dict[str, Any], images: Sequence[CaptionedImage]) -> Path:
+    places = [[image.path, *image.extent] if image.extent else image.path for image in images]
+    key = hashlib.sha256(json.dumps([meta, places], sort_keys=True).encode()).hexdigest()[:12]
     return workspace.feature_cache_path(split, key)
 
 

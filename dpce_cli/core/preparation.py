@@ -72,6 +72,7 @@ def prepare_dataset(
             split=image.split,
             captions=image.captions,
             identity=image.identity,
+            extent=image.extent,
             token_ids=tuple(tuple(vocabulary.token_ids(caption)) for caption in captions),
         )
         for image, captions in zip(captioned.images, tokens, strict=True)

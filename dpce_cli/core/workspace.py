@@ -5,12 +5,12 @@
       flickr8k/                   one folder a data set
         dataset.json              root, configuration, fingerprints
         splits.json               ids of each split, where the splits were drawn
-        images.jsonl              one image a line: id, path, split, captions, identity, token ids
+        images.jsonl              one image a line: id, path, split, captions, identity, token ids, place in its shard
         vocabulary.json
         images/                   the photos of prepare-vocab --resize-images
         word_vectors.h5
         cache/                    pooled CNN features, one file a split and setting
-        stage1/  stage2/          last.pt, best.pt, epoch-N.pt, metrics.jsonl, curves.png, tensorboard/
+        stage1/  stage2/          last.pt, best.pt, epoch-N.pt, lock, metrics.jsonl, curves.png, tensorboard/
         features/                 one HDF5 store a split
 
 Nothing in it is an absolute path but the photos' root, so a workspace can be copied to try something else on.
@@ -136,7 +136,7 @@ class Workspace:
         kept = tuple(images)
         with replacing(folder / "images.jsonl") as temporary, open(temporary, "wb") as file:
             for image in kept:
-                record = {
+                record: dict[str, Any] = {
                     "image_id": image.image_id,
                     "path": image.path,
                     "split": image.split,
@@ -144,6 +144,8 @@ class Workspace:
                     "identity": image.identity,
                     "token_ids": image.token_ids,
                 }
+                if image.extent is not None:
+                    record["extent"] = image.extent
                 line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
                 digest.update(line)
                 file.write(line)
@@ -211,4 +213,5 @@ def _image(record: dict[str, Any]) -> PreparedImage:
         captions=tuple(record["captions"]),
         identity=record["identity"],
         token_ids=tuple(tuple(ids) for ids in record["token_ids"]),
+        extent=tuple(record["extent"]) if "extent" in record else None,
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from dpce_cli.core import feature_cache
 from dpce_cli.core.config import ImageConfig
 from dpce_cli.core.data.images import load_image, mirrored, plain_view, read_views
+from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.feature_cache import cached_features
 from dpce_cli.core.models.image_encoder import ImageEncoder
@@ -109,11 +110,11 @@ def test_an_interrupted_computation_goes_on_where_it_stopped(
     monkeypatch.setattr(feature_cache, "_BATCH", 5)
     whole = _case(tmp_path / "whole", case.dataset.root, weights)
     expected = whole.features()
-    read: list[str] = []
+    read: list[CaptionedImage] = []
 
-    def interrupted(root: Path, paths: list[str], *rest: Any, **options: Any) -> Iterator[Any]:
-        read.extend(paths)
-        for index, batch in enumerate(read_views(root, paths, *rest, **options)):
+    def interrupted(root: Path, images: list[CaptionedImage], *rest: Any, **options: Any) -> Iterator[Any]:
+        read.extend(images)
+        for index, batch in enumerate(read_views(root, images, *rest, **options)):
             if index == batches and len(read) == TRAIN:
                 raise KeyboardInterrupt
             yield batch
@@ -145,14 +146,18 @@ def test_features_are_computed_again_for_another_cnn_configuration_or_data_set(c
     case.dataset = replace(case.dataset, images=case.dataset.images[::-1])
     case.features()
     assert len(case.files()) == 7
+    moved = tuple(replace(image, extent=(512, 9, 3)) for image in case.dataset.images)  # within a shard
+    case.dataset = replace(case.dataset, images=moved)
+    case.features()
+    assert len(case.files()) == 8
     case.dataset.root.rename(tmp_path / "moved")
     case.dataset = replace(case.dataset, root=tmp_path / "moved")
     case.features()
-    assert len(case.files()) == 8
+    assert len(case.files()) == 9
     case.encoder.head[0].weight.data.zero_()  # type: ignore[operator]
     case.features("val")
     case.features()
-    assert len(case.files()) == 9
+    assert len(case.files()) == 10
 
 
 def test_the_cnn_computes_with_fixed_batch_norm_and_keeps_its_state(case: Case) -> None:

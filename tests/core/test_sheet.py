@@ -10,6 +10,7 @@ from PIL import Image, ImageColor
 from dpce_cli.core.errors import QueryError, WorkspaceError
 from dpce_cli.core.retrieval import Hit
 from dpce_cli.core.sheet import EMPTY, INK, OWN, PAPER, draw_caption_hits, draw_image_hits
+from tests.tars import write_tar
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
@@ -69,6 +70,14 @@ def test_only_the_own_image_is_framed(tmp_path: Path, root: Path) -> None:
     assert area(tmp_path / "none.png", OWN) == 0
     draw_image_hits(tmp_path / "own.png", "q", [hit(1, is_own=True), hit(2, is_own=False)], root)
     assert area(tmp_path / "own.png", OWN) >= 290 * 290 - 280 * 280
+
+
+def test_a_picture_in_a_shard_is_shown(tmp_path: Path, root: Path) -> None:
+    write_tar(root / "sub" / "0.tar", [("red.png", (root / "red.png").read_bytes())])
+    draw_image_hits(tmp_path / "sheet.png", "q", [hit(1, "sub/0.tar/red.png"), hit(2, "sub/0.tar/blue.png")], root)
+    assert area(tmp_path / "sheet.png", RED) == 280 * 280
+    draw_caption_hits(tmp_path / "sheet.png", root / "sub" / "0.tar" / "red.png", [hit(1)])
+    assert area(tmp_path / "sheet.png", RED) == 520 * 520
 
 
 @pytest.mark.parametrize("path", ["missing.png", "broken.jpg", "../outside.png", "link.png"])

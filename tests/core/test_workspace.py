@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def test_a_data_set_is_read_as_it_was_saved(tmp_path: Path) -> None:
     assert [image.captions for image in dataset.images] == [image.captions for image in IMAGES]
     words = dataset.vocabulary.words
     assert [words[i - 1] for i in dataset.images[2].token_ids[0]] == ["cat"]
+
+
+def test_places_in_shards_are_read_as_they_were_saved_and_loose_files_have_none(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    stored = replace(IMAGES[1], path="0.tar/2.jpg", extent=(2**40, 512, 2**32 - 1))
+    dataset = prepare(workspace, Path("/photos"), [IMAGES[0], stored], tiny_config(None))
+    assert workspace.load_dataset() == dataset
+    assert [image.extent for image in dataset.images] == [None, (2**40, 512, 2**32 - 1)]
+    first, second = (json.loads(line) for line in (workspace.folder / "images.jsonl").read_bytes().splitlines())
+    assert second.keys() - first.keys() == {"extent"}  # so that data sets without shards keep their fingerprints
 
 
 def test_the_data_set_saved_last_is_the_current_one(saved: Workspace) -> None:

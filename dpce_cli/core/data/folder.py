@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import random
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from dpce_cli.core.data.reading import (
     IMAGE_SUFFIXES,
+    SPLIT_NAMES,
     CaptionRow,
     Skips,
     captioned_images,
+    check_fractions,
+    drawn_splits,
     group_captions,
+    json_object,
     read_lines,
     read_text,
     relative_path,
     scan_files,
+    stated_captions,
 )
 from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
-from dpce_cli.core.errors import ConfigError, DataError
+from dpce_cli.core.errors import DataError
 
 _IMAGE_KEYS = ("image", "file", "filename", "path")
-_SPLIT_NAMES = {
-    "train": "train",
-    "val": "val",
-    "dev": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 _Rows = Iterator[tuple[CaptionRow, str | None]]
 """Captions, each with its split if the file states one."""
 
@@ -54,18 +49,14 @@ def read_folder(
         DataError: an unreadable or malformed file, an unknown split or two splits of one image, an unsafe
             path, or nothing left to read.
     """
-    if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-        raise ConfigError(
-            f"val fraction {val_fraction} and test fraction {test_fraction}: "
-            f"choose two fractions of at least 0 whose sum is below 1"
-        )
+    check_fractions(val_fraction, test_fraction)
     skips = Skips()
     files = scan_files(root, suffixes=(*IMAGE_SUFFIXES, ".txt"))
     images = {path for path in files if path.lower().endswith(IMAGE_SUFFIXES)}
     source = captions or _captions_file(root)
     rows = list(_beside_images(root, files, images, skips) if source is None else _rows(source))
     grouped = group_captions((row for row, _ in rows), images=images, place=str(root), skips=skips)
-    splits = _stated_splits(rows) or _drawn_splits(sorted(grouped), val_fraction, test_fraction, seed)
+    splits = _stated_splits(rows) or drawn_splits(sorted(grouped), val_fraction, test_fraction, seed)
     found = (
         CaptionedImage(image_id=path, path=path, split=splits[path], captions=tuple(texts))
         for path, texts in sorted(grouped.items())
@@ -112,18 +103,12 @@ def _csv_rows(path: Path) -> _Rows:
 
 def _json_rows(path: Path) -> _Rows:
     for where, line in read_lines(path):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: not valid JSON ({error}); put one whole object on each line") from error
-        if not isinstance(record, dict):
-            raise DataError(f'{where}: not an object; write it as {{"image": ..., "caption": ...}}')
+        record = json_object(line, where)
         image = record[_image_key(record, where)]
-        texts = [record["caption"]] if "caption" in record else record.get("captions")
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in (image, *texts)):
-            raise DataError(f"{where}: needs a text for the image, and a text caption or a list captions of texts")
+        if not isinstance(image, str):
+            raise DataError(f"{where}: needs a text for the image; name its file")
         split = _split(record["split"], where) if "split" in record else None
-        for text in texts:
+        for text in stated_captions(record, where):
             yield CaptionRow(image=image, caption=text, where=where), split
 
 
@@ -147,9 +132,9 @@ def _image_key(keys: Collection[str], where: str) -> str:
 
 
 def _split(value: object, where: str) -> str:
-    split = _SPLIT_NAMES.get(value.strip().lower()) if isinstance(value, str) else None
+    split = SPLIT_NAMES.get(value.strip().lower()) if isinstance(value, str) else None
     if split is None:
-        raise DataError(f"{where}: unknown split {value!r}; use one of {', '.join(_SPLIT_NAMES)}")
+        raise DataError(f"{where}: unknown split {value!r}; use one of {', '.join(SPLIT_NAMES)}")
     return split
 
 
@@ -164,12 +149,3 @@ def _stated_splits(rows: list[tuple[CaptionRow, str | None]]) -> dict[str, str]:
         if splits and split is None:
             raise DataError(f"{row.where}: states no split, but other lines do; add one to every line or to none")
     return splits
-
-
-def _drawn_splits(images: list[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, str]:
-    shuffled = random.Random(seed).sample(images, len(images))
-    # The nudge keeps 0.29 of 100 images, in binary 28.999..., at 29.
-    val = int(len(images) * val_fraction + 1e-9)
-    test = int(len(images) * test_fraction + 1e-9)
-    names = ["val"] * val + ["test"] * test + ["train"] * (len(images) - val - test)
-    return dict(zip(shuffled, names, strict=True))

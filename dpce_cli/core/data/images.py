@@ -16,11 +16,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dpce_cli.core.data.records import CaptionedImage
+from dpce_cli.core.data.shards import Extent, open_photo
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.interruption import interrupts_held_back
 
 View = Callable[[Image.Image, int], Tensor]
-"""Makes the uint8 tensor (3, height, width) of an image and its position in the list of paths."""
+"""Makes the uint8 tensor (3, height, width) of an image and its position in the list of images."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Nothing else is opened: some of Pillow's other formats run external programs."""
@@ -29,8 +31,10 @@ ENOUGH_PIXELS = 1024
 """A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as each side keeps this many pixels."""
 
 
-def load_image(path: Path) -> Image.Image:
+def load_image(path: Path, extent: Extent | None = None) -> Image.Image:
     """Decode an image file, its first frame where it has several, to RGB as a person would see it.
+
+    A path may lead through a tar to one of its members, which is read at `extent`, or looked for.
 
     EXIF orientation is applied, transparency is laid on white, and 16-bit, integer and float greys are scaled
     to 8 bits. JPEGs far larger than `ENOUGH_PIXELS` come out smaller than they are stored.
@@ -42,12 +46,14 @@ def load_image(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
+            with open_photo(path, extent) as file, Image.open(file, formats=FORMATS) as image:
                 image.draft(None, (ENOUGH_PIXELS, ENOUGH_PIXELS))
                 image.load()
                 with suppress(Exception):  # damaged EXIF does not spoil the pixels
                     ImageOps.exif_transpose(image, in_place=True)
                 return _as_rgb(image)
+    except DataError:
+        raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: too large to decode ({error}); save a smaller copy in its place") from error
     except UnidentifiedImageError as error:
@@ -139,11 +145,17 @@ def normalize(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def read_views(
-    root: Path, paths: Sequence[str], view: View, *, batch_size: int, workers: int, pinned: bool = False
+    root: Path,
+    images: Sequence[CaptionedImage],
+    view: View,
+    *,
+    batch_size: int,
+    workers: int,
+    pinned: bool = False,
 ) -> Iterator[tuple[list[int], Tensor, list[str]]]:
-    """Load and view the images `root / path` in order, `batch_size` of them at a time.
+    """Load and view images below `root` in order, `batch_size` of them at a time.
 
-    Yields the positions in `paths` that loaded, their views as one uint8 tensor (positions, 3, h, w), and a
+    Yields the positions in `images` that loaded, their views as one uint8 tensor (positions, 3, h, w), and a
     message for each image that did not load, for the caller to pass to `Reporter.warn` and to count. A batch
     of which nothing loaded has no positions and an empty tensor of no particular shape.
 
@@ -153,7 +165,7 @@ def read_views(
         pinned: yield views in memory that a GPU copies from by itself, while other things go on.
     """
     loader: DataLoader[Any] = DataLoader(
-        _Views(root, paths, view),
+        _Views(root, images, view),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=_collate,
@@ -174,15 +186,17 @@ def read_views(
 
 
 class _Views(Dataset[tuple[int, Tensor | str]]):
-    def __init__(self, root: Path, paths: Sequence[str], view: View) -> None:
-        self.root, self.paths, self.view = root, paths, view
+    def __init__(self, root: Path, images: Sequence[CaptionedImage], view: View) -> None:
+        self.root, self.view = root, view
+        self.places = [(image.path, image.extent) for image in images]  # a worker needs no captions
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.places)
 
     def __getitem__(self, position: int) -> tuple[int, Tensor | str]:
+        path, extent = self.places[position]
         try:
-            image = load_image(self.root / self.paths[position])
+            image = load_image(self.root / path, extent)
         except DataError as error:
             return position, str(error)
         return position, self.view(image, position)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
-from dpce_cli.core.errors import DataError
+from dpce_cli.core.errors import ConfigError, DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+SPLIT_NAMES = {
+    "train": "train",
+    "val": "val",
+    "dev": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 _SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")  # control characters too: they break files, tables and terminals
 
 
@@ -49,21 +60,63 @@ def read_text(path: Path) -> str:
         DataError: the file cannot be read or is not UTF-8.
     """
     try:
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    return decode(data, str(path))
+
+
+def decode(data: bytes, where: str) -> str:
+    """The UTF-8 text of a file's content, without its byte order mark.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from error
+        raise DataError(f"{where}:{line}: not UTF-8 text; save the file as UTF-8") from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines of a UTF-8 file that are not blank, trimmed, each after its `file:line`."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    return numbered_lines(read_text(path), str(path))
+
+
+def numbered_lines(text: str, where: str) -> Iterator[tuple[str, str]]:
+    """The lines of a file's text that are not blank, trimmed, each after its `file:line`."""
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield f"{path}:{number}", line.strip()
+            yield f"{where}:{number}", line.strip()
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """The object that `text` is in JSON.
+
+    Raises:
+        DataError: it is not valid JSON, or no object.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error}); put one whole object there") from error
+    if not isinstance(record, dict):
+        raise DataError(f'{where}: not an object; write it as {{"caption": ...}}, with all else in it')
+    return record
+
+
+def stated_captions(record: Mapping[str, Any], where: str) -> list[str]:
+    """The text `caption`, or else the list of texts `captions`, of an object.
+
+    Raises:
+        DataError: it has neither.
+    """
+    texts = [record["caption"]] if "caption" in record else record.get("captions")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where}: needs a text caption or a list captions of texts")
+    return texts
 
 
 def folder_names(folder: Path) -> list[str]:
@@ -118,7 +171,7 @@ def scan_files(root: Path, folder: str = "", suffixes: tuple[str, ...] = IMAGE_S
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(path)
                     elif entry.name.lower().endswith(suffixes) and entry.is_file():
-                        _check_encodable(path, str(root))
+                        check_encodable(path, str(root))
                         files.append(path)
     except OSError as error:
         raise _unlistable(error.filename or root, error) from error
@@ -137,7 +190,12 @@ def _check_link(path: Path, inside: str) -> None:
         )
 
 
-def _check_encodable(text: str, where: str) -> None:
+def check_encodable(text: str, where: str) -> None:
+    """See that a text can be written.
+
+    Raises:
+        DataError: it has lone surrogates: a name that is not UTF-8, or JSON with half a character.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -171,7 +229,7 @@ def group_captions(rows: Iterable[CaptionRow], *, images: Set[str], place: str, 
     for row in rows:
         image = row.image if row.image in images else relative_path(row.image, row.where)
         caption = _SPACES.sub(" ", row.caption).strip()
-        _check_encodable(caption, row.where)
+        check_encodable(caption, row.where)
         if image not in images:
             skips.add(f"captions whose image is not in {place}", image)
         elif not caption:
@@ -184,6 +242,29 @@ def group_captions(rows: Iterable[CaptionRow], *, images: Set[str], place: str, 
     for image in sorted(images - captions.keys()):
         skips.add("images without a caption", image)
     return captions
+
+
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """See that splits can be drawn.
+
+    Raises:
+        ConfigError: the fractions are negative or leave nothing to train on.
+    """
+    if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        raise ConfigError(
+            f"val fraction {val_fraction} and test fraction {test_fraction}: "
+            f"choose two fractions of at least 0 whose sum is below 1"
+        )
+
+
+def drawn_splits(images: Sequence[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, str]:
+    """A random split of each image; `val_fraction` and `test_fraction` of them, rounded down, are val and test."""
+    shuffled = random.Random(seed).sample(images, len(images))
+    # The nudge keeps 0.29 of 100 images, in binary 28.999..., at 29.
+    val = int(len(images) * val_fraction + 1e-9)
+    test = int(len(images) * test_fraction + 1e-9)
+    names = ["val"] * val + ["test"] * test + ["train"] * (len(images) - val - test)
+    return dict(zip(shuffled, names, strict=True))
 
 
 def captioned_images(name: str, root: Path, images: Iterable[CaptionedImage], skips: Skips) -> CaptionedImages:

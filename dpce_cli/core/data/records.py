@@ -23,6 +23,8 @@ class CaptionedImage:
     """At least one; whitespace-trimmed, never empty."""
     identity: str | None = None
     """Who or what is shown, where other images may show the same: they are one class. None: the image is its own."""
+    extent: tuple[int, int, int] | None = None
+    """Where the image is in the tar that `path` leads through; see `core.data.shards`. None: a file of its own."""
 
 
 def instance_ids(images: Sequence[CaptionedImage]) -> list[int]:

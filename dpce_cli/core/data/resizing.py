@@ -18,7 +18,8 @@ from torch import Tensor
 from dpce_cli.core.config import ImageConfig
 from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.reading import Skips
-from dpce_cli.core.data.records import CaptionedImages
+from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
+from dpce_cli.core.data.shards import open_photo, shard_of
 from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.files import replacing, write_json
 from dpce_cli.core.progress import Reporter
@@ -29,7 +30,7 @@ _BATCH = 32
 def resize_images(
     captioned: CaptionedImages, folder: Path, config: ImageConfig, *, workers: int, reporter: Reporter
 ) -> CaptionedImages:
-    """The data set with its photos in `folder`: same paths, resized as `config` says.
+    """The data set with its photos in `folder`: same paths, as files of their own, resized as `config` says.
 
     What `.jpg` and `.jpeg` name becomes a JPEG of quality 95, anything else a PNG; a photo that is small enough is
     copied. An interrupted call is continued by the next one with the same root and sizes, and a photo that is newer
@@ -43,10 +44,12 @@ def resize_images(
     if _read(folder / "resized.json") != about:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / "resized.json", about)
-    paths = tuple(image.path for image in captioned.images)
-    pending = tuple(path for path in paths if _time(captioned.root / path) >= _time(folder / path))
+    pending = tuple(
+        image for image in captioned.images if _time(captioned.root / image.path) >= _time(folder / image.path)
+    )
     skips, bad = Skips(), set[str]()
-    with reporter.track("resizing photos", len(paths), len(paths) - len(pending)) as advance:
+    count = len(captioned.images)
+    with reporter.track("resizing photos", count, count - len(pending)) as advance:
         write = _WriteResized(captioned.root, folder, pending, config)
         start = 0
         for positions, failures, problems in read_views(
@@ -60,10 +63,10 @@ def resize_images(
             for problem in problems:
                 skips.add("photos that cannot be read", problem.partition("; ")[0])
             batch = pending[start : start + _BATCH]
-            bad |= set(batch) - {pending[position] for position in positions}
+            bad |= {image.path for image in batch} - {pending[position].path for position in positions}
             start += len(batch)
             advance(len(batch))
-    readable = tuple(image for image in captioned.images if image.path not in bad)
+    readable = tuple(dataclasses.replace(image, extent=None) for image in captioned.images if image.path not in bad)
     if not readable:
         raise DataError(f"{captioned.root}: none of the photos can be read; put them there and run again")
     return dataclasses.replace(captioned, root=folder, images=readable, skipped=(*captioned.skipped, *skips.lines()))
@@ -71,24 +74,25 @@ def resize_images(
 
 @dataclass(frozen=True)
 class _WriteResized:
-    """Writes the copy of the photo at a position of `paths`; the result is 0 or the number of a system error."""
+    """Writes the copy of the photo at a position of `images`; the result is 0 or the number of a system error."""
 
     root: Path
     folder: Path
-    paths: tuple[str, ...]
+    images: tuple[CaptionedImage, ...]
     config: ImageConfig
 
     def __call__(self, image: Image.Image, position: int) -> Tensor:
-        path, side = self.paths[position], self.config.resize
+        photo, side = self.images[position], self.config.resize
         ratio = side / min(image.size)
         size = (side, side) if self.config.squash else (round(image.width * ratio), round(image.height * ratio))
         try:
-            with replacing(self.folder / path) as temporary:
+            with replacing(self.folder / photo.path) as temporary:
                 if ratio >= 1 and not self.config.squash:
-                    shutil.copyfile(self.root / path, temporary)
+                    with open_photo(self.root / photo.path, photo.extent) as source, open(temporary, "wb") as target:
+                        shutil.copyfileobj(source, target)
                 else:
                     small = image.resize(size, Image.Resampling.BICUBIC)
-                    jpeg = path.lower().endswith((".jpg", ".jpeg"))
+                    jpeg = photo.path.lower().endswith((".jpg", ".jpeg"))
                     small.save(temporary, "JPEG" if jpeg else "PNG", quality=95)
         except WorkspaceError as error:
             return torch.tensor(getattr(error.__cause__, "errno", None) or errno.EIO)
@@ -96,9 +100,9 @@ class _WriteResized:
 
 
 def _time(path: Path) -> float:
-    """When a file was written; never, if it is not there."""
+    """When a photo's file, or the shard that holds it, was written; never, if it is not there."""
     try:
-        return os.stat(path).st_mtime
+        return os.stat(shard_of(path) or path).st_mtime
     except OSError:
         return float("-inf")
 

@@ -15,6 +15,7 @@ from dpce_cli.core.config import Config, ImageConfig
 from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.position_shift import shift_randomly
 from dpce_cli.core.data.records import instance_ids
+from dpce_cli.core.data.shards import shard_name
 from dpce_cli.core.data.views import random_crop
 from dpce_cli.core.distributed import gather_objects, lengths, share
 from dpce_cli.core.encoding import pack_captions
@@ -25,6 +26,9 @@ from dpce_cli.core.progress import Reporter
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.workspace import PreparedDataset, Workspace
+
+# Tar shards, at most, that photos are mixed among: with more, the order is more random and what is read further apart.
+SHARDS_READ_TOGETHER = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,8 @@ class TrainingSet:
     """The training photos and captions, in batches that depend only on seed, epoch and step.
 
     Captions without a known word, and then images without captions, are left out and counted. Photos of one identity
-    are one instance of the instance loss, other photos one each; an epoch is a pass over the photos.
+    are one instance of the instance loss, other photos one each; an epoch is a pass over the photos, in random order.
+    Where photos are read from tar shards, in random order among `SHARDS_READ_TOGETHER` random shards, then others.
 
     Args:
         encoder: its CNN computes the cached features; on the device that batches go to.
@@ -134,7 +139,7 @@ class TrainingSet:
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The full batches of `epoch` (from 0) from step `first_step` on; what is left over waits for another order."""
         size = self.stage.batch_size
-        order = self.usable[torch.randperm(len(self.usable), generator=generator_for(*self.seed, epoch))]
+        order = self.usable[self._permutation(generator_for(*self.seed, epoch))]
         order = order[first_step * size : self.steps_per_epoch * size]
         for step, (rows, counts, images) in enumerate(self._images(order, epoch, first_step), start=first_step):
             generator = generator_for(*self.seed, epoch, step)
@@ -151,6 +156,16 @@ class TrainingSet:
                 text_instance_ids=self.instance_of_image[rows[owner]],
                 image_of_text=owner,
             )
+
+    def _permutation(self, generator: torch.Generator) -> Tensor:
+        """Of the usable photos; those that are read from shards by windows, each of shards chosen at random."""
+        shuffled = torch.randperm(len(self.usable), generator=generator)
+        if self.features is not None or any(image.extent is None for image in self.images):
+            return shuffled
+        numbers = dict[str, int]()
+        shards = [numbers.setdefault(shard_name(image.path), len(numbers)) for image in self.images]
+        window = torch.randperm(len(numbers), generator=generator) % -(-len(numbers) // SHARDS_READ_TOGETHER)
+        return shuffled[window[torch.tensor(shards)[self.usable[shuffled]]].argsort(stable=True)]
 
     def caption_pool(self, size: int, without: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Token and instance ids of `size` random placed captions of other instances than `without`.
@@ -184,9 +199,9 @@ class TrainingSet:
         own = share(len(batches[0])) if batches else slice(0, 0)
         length = own.stop - own.start
         view = _TrainingViews(self.config.image, (*self.seed, epoch), first_step * size + own.start, length, size)
-        paths = [self.images[i].path for rows in batches for i in rows[own].tolist()]
-        views = read_views(self.root, paths, view, batch_size=max(1, length), workers=self.workers, pinned=self.on_gpu)
-        for rows, (positions, photos, problems) in zip(batches, views, strict=True):
+        photos = [self.images[i] for rows in batches for i in rows[own].tolist()]
+        views = read_views(self.root, photos, view, batch_size=max(1, length), workers=self.workers, pinned=self.on_gpu)
+        for rows, (positions, pixels, problems) in zip(batches, views, strict=True):
             readable, unreadable = zip(
                 *gather_objects(([own.start + position % length for position in positions], problems)), strict=True
             )
@@ -195,7 +210,7 @@ class TrainingSet:
                     self.reporter.warn(f"{problem}: skipped")
                 self.unreadable.add(problem)
             kept = torch.tensor([position for positions in readable for position in positions], dtype=torch.long)
-            yield rows[kept], tuple(map(len, readable)), photos
+            yield rows[kept], tuple(map(len, readable)), pixels
 
     def _draw_captions(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Different captions of each row: their indices, and the positions in `rows` of their owners."""

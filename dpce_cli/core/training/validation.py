@@ -80,10 +80,9 @@ class ValidationSet:
         else:
             readable = torch.zeros(len(self.images), dtype=torch.bool)
             embeddings = []
-            paths = [image.path for image in self.images]
             view = FixedViews(self.config.image)
             for positions, views, problems in read_views(
-                self.dataset.root, paths, view, batch_size=_BATCH, workers=self.workers
+                self.dataset.root, self.images, view, batch_size=_BATCH, workers=self.workers
             ):
                 for problem in set(problems) - self.unreadable:
                     self.reporter.warn(f"{problem}: skipped")
@@ -93,7 +92,7 @@ class ValidationSet:
                     embeddings.append(encode_images(model.image_encoder, views.to(device)))
             if not embeddings:
                 raise DataError(
-                    f"{self.dataset.root}: none of the {len(paths)} validation photos can be read; "
+                    f"{self.dataset.root}: none of the {len(self.images)} validation photos can be read; "
                     "put them there and run again"
                 )
         kept = readable[self.captions.image_of_text]

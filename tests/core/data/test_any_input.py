@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ from dpce_cli.core.data.coco import read_coco
 from dpce_cli.core.data.cuhk_pedes import read_cuhk_pedes
 from dpce_cli.core.data.flickr30k import read_flickr30k
 from dpce_cli.core.data.records import SPLITS, CaptionedImages
+from dpce_cli.core.data.shards import open_photo
+from dpce_cli.core.data.webdataset import read_webdataset
 from dpce_cli.core.errors import DpceError
+from dpce_cli.core.progress import Reporter
 from tests.layouts import make_coco, make_cuhk_pedes, make_flickr30k
+from tests.tars import write_tar
 
 KEYS = (
     *("dataset", "images", "annotations", "id", "image_id", "caption", "captions", "file_name", "file_path"),
@@ -93,9 +98,10 @@ def valid_or_refused(read: Read, root: Path) -> None:
     assert len({image.path for image in data.images}) == len(data.images)
     splits: dict[str, str] = {}
     for image in data.images:
+        with open_photo(root / image.path, image.extent) as photo:
+            photo.read()
         assert image.split in SPLITS
         assert (root / image.path).resolve().is_relative_to(root.resolve())
-        assert (root / image.path).is_file()
         assert image.captions
         assert all(caption.encode() and caption == " ".join(caption.split()) for caption in image.captions)
         assert splits.setdefault(image.identity or image.image_id, image.split) == image.split
@@ -184,3 +190,55 @@ def test_changed_text_files_of_flickr30k(tmp_path: Path, kind: str, added: bytes
     path.write_bytes(original[:cut] + added)
     valid_or_refused(lambda root: read_flickr30k(root, splits="paper"), root)
     path.write_bytes(original)
+
+
+def read_shards(root: Path) -> CaptionedImages:
+    return read_webdataset(root, val_fraction=0.3, test_fraction=0.3, seed=0, reporter=Reporter())
+
+
+MEMBERS = st.lists(
+    st.tuples(
+        st.builds(
+            "{}{}{}".format,
+            st.sampled_from(["", "./", "sub/", "/", "../", "a.b/", f"{'long/' * 40}", "\udcff"]),
+            st.sampled_from(["a", "a", "b", "", ".", "子", "x" * 120]),
+            st.sampled_from([".jpg", ".JPG", ".png", ".seg.png", ".txt", ".json", ".cls", "", "."]),
+        ),
+        st.binary(max_size=20)
+        | st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass"))
+        | VALUES.map(lambda value: json.dumps(value).encode())
+        | st.fixed_dictionaries({"captions": st.lists(st.text(), max_size=3)}).map(
+            lambda value: json.dumps(value).encode()
+        ),
+    ),
+    max_size=8,
+)
+
+
+@many
+@given(
+    shards=st.dictionaries(st.sampled_from(["0.tar", "train-1.tar", "val/2.tar", "dev-test.tar"]), MEMBERS, max_size=3)
+)
+def test_any_members_of_shards(tmp_path: Path, shards: dict[str, list[tuple[str, bytes]]]) -> None:
+    root = tmp_path / "root"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    for name, shard in shards.items():
+        write_tar(root / name, shard)
+    valid_or_refused(read_shards, root)
+
+
+@many
+@given(data=st.data())
+def test_a_spoilt_shard(tmp_path: Path, data: st.DataObject) -> None:
+    shard = write_tar(
+        tmp_path / "0.tar",
+        [(f"{'x' * 60 * number}{number}{end}", b"a dog") for number in range(3) for end in (".jpg", ".txt")],
+    )
+    spoilt = bytearray(shard.read_bytes())[: data.draw(st.integers(0, 8192))]
+    for _ in range(data.draw(st.integers(0, 4))):
+        start = data.draw(st.integers(0, len(spoilt)))
+        patch = data.draw(st.binary(max_size=12))
+        spoilt[start : start + len(patch)] = patch
+    shard.write_bytes(spoilt)
+    valid_or_refused(read_shards, tmp_path)

@@ -167,7 +167,7 @@ GOOD = '{"image": "a.jpg", "caption": "x"}\n'
         ('["a.jpg", "x"]', ":1: not an object"),
         ('{"caption": "x"}', ":1: needs exactly one of image, file"),
         ('{"image": "a.jpg", "path": "a.jpg", "caption": "x"}', ":1: needs exactly one of"),
-        ('{"image": "a.jpg"}', ":1: needs a text for the image"),
+        ('{"image": "a.jpg"}', ":1: needs a text caption or a list captions"),
         ('{"image": 3, "caption": "x"}', ":1: needs a text for the image"),
         ('{"image": "a.jpg", "caption": null}', ":1: needs a text"),
         ('{"image": "a.jpg", "captions": "x"}', ":1: needs a text"),

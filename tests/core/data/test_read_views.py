@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.data.images import _collate, plain_view, read_views
+from dpce_cli.core.data.records import CaptionedImage
+from dpce_cli.core.data.shards import extent, members
+from tests.tars import write_tar
+
+
+def photo(path: str) -> CaptionedImage:
+    return CaptionedImage(image_id=path, path=path, split="train", captions=("a photo",))
 
 
 def tiny_view(image: Image.Image, position: int) -> Tensor:
@@ -23,16 +31,16 @@ def tiny_view(image: Image.Image, position: int) -> Tensor:
 
 
 @pytest.fixture
-def album(tmp_path: Path) -> list[str]:
+def album(tmp_path: Path) -> list[CaptionedImage]:
     for number in range(7):
         Image.new("RGB", (4, 4), (0, number, 0)).save(tmp_path / f"{number}.png")
     (tmp_path / "3.png").write_bytes(b"")
     (tmp_path / "6.png").unlink()
-    return [f"{number}.png" for number in range(7)]
+    return [photo(f"{number}.png") for number in range(7)]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_views_come_in_order_and_bad_files_are_named(tmp_path: Path, album: list[str], workers: int) -> None:
+def test_views_come_in_order_and_bad_files_are_named(tmp_path: Path, album: list[CaptionedImage], workers: int) -> None:
     state = torch.get_rng_state()
     batches = list(read_views(tmp_path, album, tiny_view, batch_size=3, workers=workers))
     assert torch.get_rng_state().equal(state)
@@ -45,6 +53,24 @@ def test_views_come_in_order_and_bad_files_are_named(tmp_path: Path, album: list
     assert len(batches[2][1]) == 0
     messages = [message for _, _, errors in batches for message in errors]
     assert [message.split(":")[0] for message in messages] == [f"{tmp_path}/3.png", f"{tmp_path}/6.png"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_views_from_a_shard_are_those_of_the_files(tmp_path: Path, album: list[CaptionedImage], workers: int) -> None:
+    shard = write_tar(
+        tmp_path / "a.tar", [(f"{number}.png", (tmp_path / f"{number}.png").read_bytes()) for number in range(6)]
+    )
+    with open(shard, "rb") as file:
+        places = {f"a.tar/{member.name}": extent(file, member) for member in members(file)}
+    stored = [replace(photo(path), extent=places.get(path)) for path in (f"a.tar/{image.path}" for image in album)]
+    loose = read_views(tmp_path, album, tiny_view, batch_size=3, workers=0)
+    for (expected, views, bad), (positions, stored_views, messages) in zip(
+        loose, read_views(tmp_path, stored, tiny_view, batch_size=3, workers=workers), strict=True
+    ):
+        assert positions == expected
+        assert stored_views.equal(views)
+        assert len(messages) == len(bad)
+        assert all(message.startswith(f"{tmp_path}/a.tar/") for message in messages)
 
 
 def test_a_pinned_batch_is_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,12 +90,12 @@ def test_a_pinned_batch_is_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("workers", [0, 1])
-def test_views_for_a_gpu_are_pinned(tmp_path: Path, album: list[str], workers: int) -> None:
+def test_views_for_a_gpu_are_pinned(tmp_path: Path, album: list[CaptionedImage], workers: int) -> None:
     views = read_views(tmp_path, album[:3], tiny_view, batch_size=3, workers=workers, pinned=True)
     assert [batch.is_pinned() for _, batch, _ in views] == [True]
 
 
-def test_leaving_the_iteration_early_ends_the_workers(tmp_path: Path, album: list[str]) -> None:
+def test_leaving_the_iteration_early_ends_the_workers(tmp_path: Path, album: list[CaptionedImage]) -> None:
     views = read_views(tmp_path, album * 50, tiny_view, batch_size=2, workers=1)
     assert next(views)[0] == [0, 1]
     start = time.monotonic()
@@ -81,19 +107,22 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 from dpce_cli.core.data.images import plain_view, read_views
+from dpce_cli.core.data.records import CaptionedImage
+
+photo = CaptionedImage(image_id="0", path="0.png", split="train", captions=("a photo",))
 
 def view(image, position):
     return plain_view(image, resize=2, crop=2)
 
 try:
-    for batch in read_views(Path(sys.argv[1]), ["0.png"] * 10**6, view, batch_size=1, workers=1):
+    for batch in read_views(Path(sys.argv[1]), [photo] * 10**6, view, batch_size=1, workers=1):
         print(".", flush=True)
 except KeyboardInterrupt:
     print("stopped")
 """
 
 
-def test_ctrl_c_ends_reading_with_workers_at_once_and_quietly(tmp_path: Path, album: list[str]) -> None:
+def test_ctrl_c_ends_reading_with_workers_at_once_and_quietly(tmp_path: Path, album: list[CaptionedImage]) -> None:
     """No deadline but pytest's: a busy machine takes long to start the process, and to end it."""
     with subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
@@ -116,8 +145,8 @@ def test_ctrl_c_ends_reading_with_workers_at_once_and_quietly(tmp_path: Path, al
 
 def test_real_photos_load(shared_data: Path) -> None:
     folder = shared_data / "flickr8k" / "Flicker8k_Dataset"
-    names = sorted(path.name for path in folder.iterdir())[:8]
-    ((positions, views, errors),) = read_views(folder, names, real_view, batch_size=8, workers=0)
+    photos = [photo(path.name) for path in sorted(folder.iterdir())[:8]]
+    ((positions, views, errors),) = read_views(folder, photos, real_view, batch_size=8, workers=0)
     assert (positions, errors) == (list(range(8)), [])
     assert views.shape == (8, 3, 224, 224)
     assert views.float().std() > 20

@@ -14,9 +14,11 @@ from dpce_cli.core.data.images import load_image
 from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
 from dpce_cli.core.data.resizing import resize_images
 from dpce_cli.core.data.views import FixedViews
+from dpce_cli.core.data.webdataset import read_webdataset
 from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.presets import build_preset
 from dpce_cli.core.progress import Reporter
+from tests.tars import write_tar
 
 SIZES = {"wide.jpg": (300, 100), "sub/tall.png": (90, 200), "small.jpeg": (30, 50), "square.gif": (64, 64)}
 
@@ -104,6 +106,26 @@ def test_only_what_is_missing_or_older_than_its_photo_is_resized_again(photos: C
     (folder / "resized.json").write_text("{")
     resize(photos, folder)
     assert load_image(folder / "sub/tall.png").size == (40, 89)
+
+
+def test_photos_in_shards_become_the_files_that_loose_photos_become(photos: CaptionedImages, tmp_path: Path) -> None:
+    expected = resize(photos, tmp_path / "expected")
+    root = tmp_path / "shards"
+    contents = {name: (photos.root / name).read_bytes() for name in SIZES}
+    captions = [(name.rpartition(".")[0] + ".txt", b"a wave") for name in SIZES]
+    write_tar(root / "train-0.tar", sorted([*contents.items(), *captions]))
+    stored = read_webdataset(root, val_fraction=0, test_fraction=0, seed=0, reporter=Reporter())
+    small = resize(stored, tmp_path / "images")
+    assert {image.extent for image in small.images} == {None}
+    for image in small.images:
+        name = image.path.removeprefix("train-0.tar/")
+        assert (small.root / image.path).read_bytes() == (expected.root / name).read_bytes()
+    changed = small.root / "train-0.tar" / "wide.jpg"
+    for age, kept in ((1, True), (-1, False)):
+        changed.write_text("kept")
+        os.utime(root / "train-0.tar", (changed.stat().st_mtime - age,) * 2)
+        resize(stored, tmp_path / "images")
+        assert (changed.read_bytes() == b"kept") == kept
 
 
 def test_photos_that_cannot_be_read_are_left_out_and_counted(photos: CaptionedImages, tmp_path: Path) -> None:
