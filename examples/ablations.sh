@@ -1,24 +1,41 @@
 #!/usr/bin/env bash
 # The paper's ablations on the prepared data set, as a Markdown table beside the paper's figures.
 #
-#     [SPLIT=val] examples/ablations.sh
+#     [SPLIT=val] examples/ablations.sh [KEY=VALUE ...]
 #
-# SPLIT    what to evaluate on
+# SPLIT      what to evaluate on
+# KEY=VALUE  settings other than those of prepare-vocab, such as stage1.epochs=10 stage2.epochs=2
 #
-# Needs a workspace, dpce-workspace or $DPCE_WORKSPACE, after prepare-vocab and build-word2vec; settings are those that
-# prepare-vocab was given. Trains each stage four times, on whatever hardware one such training needs. Results go to the
-# folder ablations in the workspace; run again, it continues. The table is all that goes to stdout, and is kept as
-# ablations/table.md.
+# Needs a workspace, dpce-workspace or $DPCE_WORKSPACE, after prepare-vocab and build-word2vec. Trains each stage four
+# times, on whatever hardware one such training needs. Results go to the folder ablations in the workspace; run again
+# with the same settings, it continues. With others, remove that folder first. The table is all that goes to stdout, and
+# is kept as ablations/table.md.
 set -euo pipefail
 
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" "" >&2
 workspace="${DPCE_WORKSPACE:-dpce-workspace}"
 split="${SPLIT:-val}"
+for setting in "$@"; do
+    if [[ $setting != [a-z]*=* ]]; then
+        echo "usage: [SPLIT=val] examples/ablations.sh [KEY=VALUE ...], not '$setting'" >&2
+        exit 2
+    fi
+done
+if [[ ! -f $workspace/current ]]; then
+    echo "$workspace: no data set is prepared here; run 'dpce prepare-vocab' and 'dpce build-word2vec' first" >&2
+    exit 1
+fi
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" "" >&2
 dataset=$(cat "$workspace/current")
 runs="$workspace/ablations"
 mkdir -p "$workspace/$dataset/cache" "$runs"
-table="$runs/table.md"
 cache=$(cd "$workspace/$dataset/cache" && pwd)
+
+# The settings for each stage; Stage II takes its own only, for Stage I has decided the others.
+stage1=(dpce train-stage1) stage2=(dpce train-stage2)
+for setting in "$@"; do
+    stage1+=(--set "$setting")
+    if [[ $setting == stage2.* ]]; then stage2+=(--set "$setting"); fi
+done
 
 # A workspace of its own for a run; the features of a frozen image CNN are shared.
 workspace_for() {
@@ -28,53 +45,60 @@ workspace_for() {
     [[ -e $runs/$1/$dataset/cache ]] || ln -s "$cache" "$runs/$1/$dataset/cache"
 }
 
-# One row: name, run, stage, and the paper's R@1 on Flickr30k, image to text and text to image.
+# Trains a run in one stage, with the losses of Stage II and the settings of Stage I, but for those that match a pattern;
+# further arguments change single settings.
+in_one_stage() {
+    local setting arguments=()
+    while read -r setting; do
+        arguments+=(--set "$setting")
+    done < <(echo "$settings"; grep '^stage1\.' <<<"$settings" | grep -Ev "$2" | sed 's/^stage1/stage2/')
+    "$VIRTUAL_ENV/bin/dpce" train-stage2 --workspace "$runs/$1" --from-scratch "${arguments[@]}" "${@:3}"
+}
+
+# One row: name, run, and the paper's R@1, image to text and text to image.
 row() {
     local cells
-    "$VIRTUAL_ENV/bin/dpce" extract-features --workspace "$runs/$2" --split "$split" --stage "$3" >&2
+    "$VIRTUAL_ENV/bin/dpce" extract-features --workspace "$runs/$2" --split "$split" >&2
     cells=$(dpce eval --workspace "$runs/$2" --split "$split" --protocol full --format markdown)
-    printf '| %s %s %s | %s |\n' "$1" "$cells" "$4" "$5" >>"$table"
+    printf '| %s | %s %s | %s |\n' "$1" "${cells#*Stage [12] }" "$3" "$4"
 }
 
-# Stage I's settings as ones of Stage II, but for the weights of the losses, which are those of the ranking alone.
-ranking_in_stage1() {
-    local setting arguments=(--set stage2.image_weight=0 --set stage2.text_weight=0)
-    while read -r setting; do
-        arguments+=(--set "stage2.${setting#stage1.}")
-    done < <(dpce train-stage1 --workspace "$workspace" --show-config | grep '^stage1\.' | grep -v '_weight=')
-    "$VIRTUAL_ENV/bin/dpce" train-stage2 --workspace "$runs/stage1-ranking" --from-scratch "${arguments[@]}"
-}
-
-for run in both no-shift random-words stage1-ranking instance ranking one-stage; do
+for run in stage1 no-shift random-words stage1-ranking both instance ranking one-stage; do
     workspace_for "$run"
 done
 
 {
-    dpce train-stage1 --workspace "$runs/both"
-    for run in instance ranking; do
+    "${stage1[@]}" --workspace "$runs/stage1"
+    for run in both instance ranking; do
         mkdir -p "$runs/$run/$dataset/stage1"
-        cp "$runs/both/$dataset/stage1/best.pt" "$runs/$run/$dataset/stage1"
+        cp "$runs/stage1/$dataset/stage1/best.pt" "$runs/$run/$dataset/stage1"
     done
-    dpce train-stage2 --workspace "$runs/both"
-    dpce train-stage2 --workspace "$runs/instance" --set stage2.ranking_weight=0
-    dpce train-stage2 --workspace "$runs/ranking" --set stage2.image_weight=0 --set stage2.text_weight=0
-    dpce train-stage2 --workspace "$runs/one-stage" --from-scratch
-    dpce train-stage1 --workspace "$runs/no-shift" --no-position-shift
-    dpce train-stage1 --workspace "$runs/random-words" --no-word-vectors
-    ranking_in_stage1
+    "${stage2[@]}" --workspace "$runs/both"
+    "${stage2[@]}" --workspace "$runs/instance" --set stage2.ranking_weight=0
+    "${stage2[@]}" --workspace "$runs/ranking" --set stage2.image_weight=0 --set stage2.text_weight=0
+    "${stage1[@]}" --workspace "$runs/no-shift" --no-position-shift
+    "${stage1[@]}" --workspace "$runs/random-words" --no-word-vectors
+    settings=$("${stage1[@]}" --workspace "$runs/stage1" --show-config | grep '^[a-z0-9_.]*=')
+    epochs=$(sed -n 's/^stage[12]\.epochs=//p' <<<"$settings" | paste -sd + -)
+    in_one_stage stage1-ranking '_weight=' --set stage2.image_weight=0 --set stage2.text_weight=0
+    in_one_stage one-stage '_weight=|multipliers' --set "stage2.epochs=$((epochs))"
 } >&2
 
-cat >"$table" <<'HEADER'
-| | measured | R@1 | R@5 | R@10 | Med r | R@1 | R@5 | R@10 | Med r | paper R@1 | paper R@1 |
+{
+    cat <<HEADER
+R@1, R@5, R@10 and median rank, image to text and text to image, on the $split photos of $dataset; the paper's R@1 is of
+ResNet-50 on the validation photos of Flickr30k.
+
+| losses and variant | checkpoint | i2t R@1 | R@5 | R@10 | Med r | t2i R@1 | R@5 | R@10 | Med r | paper i2t R@1 | t2i R@1 |
 |---|---|---|---|---|---|---|---|---|---|---|---|
-| | | image to text | | | | text to image | | | | image to text | text to image |
 HEADER
-row "Stage I, ranking loss only" stage1-ranking 2 6.1 4.9
-row "Stage I, instance loss only" both 1 39.9 28.2
-row "Stage I, random word vectors" random-words 1 38.0 26.6
-row "Stage I, no position shift" no-shift 1 34.1 23.6
-row "Stage II, instance loss only" instance 2 50.5 34.9
-row "Stage II, ranking loss only" ranking 2 47.5 29.0
-row "Stage II, both losses" both 2 55.4 39.7
-row "one stage, both losses" one-stage 2 - -
-cat "$table"
+    row "Stage I, ranking loss only" stage1-ranking 6.1 4.9
+    row "Stage I, instance loss only" stage1 39.9 28.2
+    row "Stage I, random word vectors" random-words 38.0 26.6
+    row "Stage I, no position shift" no-shift 34.1 23.6
+    row "Stage II, instance loss only" instance 50.5 34.9
+    row "Stage II, ranking loss only" ranking 47.5 29.0
+    row "Stage II, both losses" both 55.4 39.7
+    row "one stage as long as both, both losses" one-stage - -
+} >"$runs/table.md"
+cat "$runs/table.md"

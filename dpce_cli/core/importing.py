@@ -10,7 +10,7 @@ import torch
 
 from dpce_cli.core.checkpoint import Checkpoint, save_checkpoint
 from dpce_cli.core.config import Config, TextConfig
-from dpce_cli.core.errors import CheckpointError, VocabularyError, WorkspaceError
+from dpce_cli.core.errors import CheckpointError, ConfigError, VocabularyError, WorkspaceError
 from dpce_cli.core.files import replacing
 from dpce_cli.core.matconvnet.names import (
     backbone_of,
@@ -145,7 +145,12 @@ def _config(network: Network, config: Config) -> Config:
         mirror=True,
         test_view="full",
     )
-    return replace(config, text=text, image=image, model=model)
+    try:
+        return replace(config, text=text, image=image, model=model)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{network.path}: has sizes that no text network of the authors' has; get it again"
+        ) from error
 
 
 def _sides(network: Network, name: str) -> tuple[int, int]:

@@ -19,7 +19,11 @@ from dpce_cli.core.errors import ConfigError
 
 
 def paper_flickr30k() -> Config:
-    """Zheng et al. 2020 on Flickr30k with ResNet-50 (section 5.1 and the released code, "RC")."""
+    """Zheng et al. 2020 on Flickr30k with ResNet-50 (section 5.1 and the released code, "RC").
+
+    Departs from RC in Stage II, where RC's multiplier of the image CNN's first filter is 1e-4: here it learns like the
+    other filters.
+    """
     stage1_rates = LearningRates(
         backbone=0.0,  # Stage I freezes the image CNN
         backbone_bias=0.0,
@@ -33,64 +37,64 @@ def paper_flickr30k() -> Config:
     )
     stage1 = StageConfig(
         epochs=240,  # RC
-        batch_size=32,
-        captions_per_image=1,
-        optimizer="sgd",  # Nesterov, momentum 0.9
+        batch_size=32,  # RC
+        captions_per_image=1,  # RC: one of the five at random
+        optimizer="sgd",  # RC: Nesterov, momentum 0.9
         learning_rate=0.1,  # RC's base; see the multipliers
         multipliers=stage1_rates,
         weight_decay=1e-4,  # RC
-        schedule="steps",
-        milestones=(),
-        warmup_epochs=0.0,
-        image_weight=1.0,
+        schedule="steps",  # RC
+        milestones=(),  # RC: 0.1 in all epochs
+        warmup_epochs=0.0,  # RC has none
+        image_weight=1.0,  # image : text is 1 : 1 in Stage I
         text_weight=1.0,
-        label_smoothing=0.0,
+        label_smoothing=0.0,  # none in RC
     )
     return Config(
         preset="paper-flickr30k",
-        seed=0,
+        seed=0,  # ours
         text=TextConfig(
             max_words=32,  # section 3.2
             lowercase=False,  # the word2vec dictionary is case-sensitive
-            min_count=1,
+            min_count=1,  # RC: every word that has a vector
         ),
         image=ImageConfig(
-            backbone="resnet50",
-            backbone_weights="imagenet",
-            resize=256,
-            squash=False,
-            crop=224,
+            backbone="resnet50",  # RC has the original one: resnet50-caffe
+            backbone_weights="imagenet",  # RC
+            resize=256,  # RC
+            squash=False,  # RC: the shape is kept
+            crop=224,  # RC
             min_crop_scale=0.8,  # RC
-            mirror=True,
+            mirror=True,  # RC
             test_view="full",  # section 5.1
             cached_crops=4,  # ours: fresh crops need --no-feature-cache
         ),
         model=ModelConfig(
-            embedding_dim=2048,
+            embedding_dim=2048,  # RC
             text_blocks=(3, 4, 6, 1),  # RC's "ResNet-50" text net
-            text_width=1.0,
+            text_width=1.0,  # RC: 256 to 2048 channels
             word_dim=300,  # GoogleNews word2vec
             position_shift=True,  # section 3.2
             relu=True,  # section 4.1
             dropout=0.75,  # RC
-            feature_dropout=0.0,
-            word_dropout=0.0,
+            feature_dropout=0.0,  # none in RC
+            word_dropout=0.0,  # none in RC
             classifier_bias=True,  # RC, on Flickr30k with ResNet-50
-            classifier_scale=0.0,
-            classifier_sample_rate=1.0,
+            classifier_scale=0.0,  # RC: a plain softmax
+            classifier_sample_rate=1.0,  # RC: over all classes
         ),
         stage1=stage1,
         stage2=with_ranking(
             stage1,
-            epochs=60,  # 40 at 0.1, 20 at 0.01
+            epochs=60,  # RC: 40 at 0.1, 20 at 0.01
             milestones=(40,),
-            multipliers=replace(stage1_rates, backbone=0.001, backbone_bias=0.02),  # effective 1e-4 and 0.002
+            multipliers=replace(stage1_rates, backbone=0.001, backbone_bias=0.02),  # RC: effective 1e-4 and 0.002
             ranking_weight=2.0,  # rank : image : text is 2 : 1 : 0.1
             image_weight=1.0,
             text_weight=0.1,
-            margin=1.0,
-            negatives="hardest_in_pool",
-            negative_pool=256,
+            margin=1.0,  # RC
+            negatives="hardest_in_pool",  # RC
+            negative_pool=256,  # RC
         ),
     )
 
@@ -166,9 +170,18 @@ def paper_cuhk_pedes() -> Config:
 
 
 def paper_cuhk_pedes_vgg16() -> Config:
-    """Zheng et al. 2020 on CUHK-PEDES with VGG-16; the rest is as with ResNet-50."""
+    """Zheng et al. 2020 on CUHK-PEDES with VGG-16; the rest is as with ResNet-50.
+
+    The image head is that of VGG-19; about RC's, see `matconvnet.names.with_dense_head`.
+    """
     paper = paper_cuhk_pedes()
-    return replace(paper, preset="paper-cuhk-pedes-vgg16", image=replace(paper.image, backbone="vgg16"))
+    return replace(
+        paper,
+        preset="paper-cuhk-pedes-vgg16",
+        image=replace(paper.image, backbone="vgg16"),
+        stage1=replace(paper.stage1, epochs=150),  # RC
+        stage2=replace(paper.stage2, epochs=60),  # RC: 40 at 0.1, 20 at 0.01
+    )
 
 
 def with_ranking(stage1: StageConfig, **values: Any) -> RankingStageConfig:

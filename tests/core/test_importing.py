@@ -211,6 +211,14 @@ def test_a_cnn_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "weights.pth").exists()
 
 
+def test_a_network_of_impossible_sizes_is_refused(workspace: Workspace, network: Network, dictionary: Path) -> None:
+    fewer = {name: value for name, value in network.params.items() if name != "fc2_1_1f"}
+    with pytest.raises(CheckpointError, match=r"net-epoch-60\.mat: has sizes that no text network of the authors' has"):
+        import_pair(
+            workspace, workspace.load_dataset(), replace(network, params=fewer), dictionary, stage=2, fresh=False
+        )
+
+
 @pytest.mark.slow
 def test_the_published_sizes_fit(workspace: Workspace, tmp_path: Path) -> None:
     draw = Draw(0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dpce_cli.core.data.annotations import ListedImage, found_images, read_json, value_of
-from dpce_cli.core.data.karpathy import KARPATHY_OFFER, find_karpathy, read_karpathy
+from dpce_cli.core.data.karpathy import find_karpathy, karpathy_offer, read_karpathy
 from dpce_cli.core.data.reading import Skips, layout_error, scan_files
 from dpce_cli.core.data.records import CaptionedImages
 from dpce_cli.core.data.splits import read_splits, with_splits
@@ -41,25 +41,32 @@ def read_coco(root: Path, *, splits: str, seed: int, drawn: int = 5000) -> Capti
         DataError: another layout, an unreadable or malformed file, too few images to draw from, an image in two
             splits, an unsafe path, or nothing left to read.
     """
-    year = next((year for year in _YEARS if all(os.path.isdir(root / f"{part}{year}") for part in _PARTS)), None)
-    karpathy = find_karpathy(root, "coco")
-    annotations = [root / "annotations" / f"captions_{part}{year}.json" for part in _PARTS]
-    if year is None or not (karpathy if splits == "karpathy" else all(map(os.path.isfile, annotations))):
+    karpathy = find_karpathy(root, "coco") if splits == "karpathy" else None
+    if splits == "karpathy" and not karpathy:
         raise _layout_error(root, splits)
-    folders = [f"{part}{year}" for part in _PARTS]
-    files = {path for folder in folders for path in scan_files(root, folder)}
-    path_of = {match[1]: path for path in files if (match := _PHOTO.fullmatch(path.partition("/")[2]))}
+    for year in _YEARS:
+        folders = [f"{part}{year}" for part in _PARTS]
+        annotations = [root / "annotations" / f"captions_{folder}.json" for folder in folders]
+        if all(os.path.isdir(root / folder) for folder in folders) and (
+            karpathy or all(map(os.path.isfile, annotations))
+        ):
+            break
+    else:
+        raise _layout_error(root, splits)
+    found = [path for folder in folders for path in scan_files(root, folder)]
+    path_of = {match[1]: path for path in found if (match := _PHOTO.fullmatch(path.partition("/")[2]))}
+    files = set(found)
 
     def photo(folder: str, name: str) -> str:
-        match = _PHOTO.fullmatch(name)
-        return path_of.get(match[1] if match else "", f"{folder}/{name}")
+        path, match = f"{folder}/{name}", _PHOTO.fullmatch(name)
+        return path if path in files or match is None else path_of.get(match[1], path)
 
     def identify(record: Any, where: str) -> tuple[str, str]:
         folder, name = value_of(record, "filepath", str, where), value_of(record, "filename", str, where)
         return str(value_of(record, "cocoid", int, where)), photo(folder, name)
 
     skips = Skips()
-    if splits == "karpathy" and karpathy:
+    if karpathy:
         listed = read_karpathy(karpathy, "coco", identify)
     else:
         official = [
@@ -76,10 +83,16 @@ def _official_images(path: Path, skips: Skips) -> Iterator[ListedImage]:
     """The images of a file of annotations with their captions; no split is stated, and paths are plain names."""
     data = read_json(path, _KEYS)
     captions: dict[int, list[str]] = {}
+    seen: set[int] = set()
     for index, annotation in enumerate(value_of(data, "annotations", list, str(path))):
         where = f"{path}: annotations[{index}]"
-        owner = value_of(annotation, "image_id", int, where)
-        captions.setdefault(owner, []).append(value_of(annotation, "caption", str, where))
+        number, owner = value_of(annotation, "id", int, where), value_of(annotation, "image_id", int, where)
+        caption = value_of(annotation, "caption", str, where)
+        if number in seen:
+            skips.add(f"captions of {path.name} with the id of another", str(number))
+        else:
+            seen.add(number)
+            captions.setdefault(owner, []).append(caption)
     for index, image in enumerate(value_of(data, "images", list, str(path))):
         where = f"{path}: images[{index}]"
         number = value_of(image, "id", int, where)
@@ -108,7 +121,7 @@ def _draw(root: Path, images: list[ListedImage], count: int, seed: int) -> dict[
 
 
 def _layout_error(root: Path, splits: str) -> DataError:
-    folders = "the folders train2014 and val2014 (or train2017 and val2017) of photos"
+    folders = "the folders train2014 and val2014 of photos"
     images = (
         "photos and annotations come from the Download page of cocodataset.org (annotations under CC BY 4.0, photos "
         "under Flickr's terms of use)"
@@ -117,12 +130,12 @@ def _layout_error(root: Path, splits: str) -> DataError:
         return layout_error(
             root,
             "MSCOCO",
-            f"{folders}, and dataset_coco.json with Karpathy's splits (here or in annotations)",
-            f"{images}; {KARPATHY_OFFER}; without it, choose --splits paper",
+            f"{folders}, or those of 2017, and dataset_coco.json with Karpathy's splits (here or in annotations)",
+            f"{images}; {karpathy_offer('coco')}; without it, choose --splits paper",
         )
     return layout_error(
         root,
         "MSCOCO",
-        f"{folders}, and of the same year annotations/captions_train2014.json and annotations/captions_val2014.json",
+        f"{folders}, annotations/captions_train2014.json and annotations/captions_val2014.json, or all four of 2017",
         images,
     )

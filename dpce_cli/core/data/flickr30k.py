@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dpce_cli.core.data.annotations import ListedImage, found_images, value_of
-from dpce_cli.core.data.karpathy import KARPATHY_OFFER, find_karpathy, read_karpathy
+from dpce_cli.core.data.karpathy import find_karpathy, karpathy_offer, read_karpathy
 from dpce_cli.core.data.reading import Skips, layout_error, read_lines, scan_files
 from dpce_cli.core.data.records import CaptionedImages
 from dpce_cli.core.data.splits import read_splits, with_splits
@@ -18,7 +18,7 @@ from dpce_cli.core.errors import DataError
 _PHOTO_FOLDERS = ("flickr30k-images", "flickr30k_images")
 _TOKENS, _TABLE = "results_20130124.token", "results.csv"
 _LINES = {
-    _TOKENS: re.compile(r"([^\t]+)#(\d+)\t(.*)"),
+    _TOKENS: re.compile(r"([^\t]+)#(\d+)(?:\t(.*))?"),
     # One row of the file that is passed around has blanks in the place of its second bar.
     _TABLE: re.compile(r"([^|]+?)\s*\|\s*(\d+)(?:\s*\||\s)\s*(.*)"),
 }
@@ -75,7 +75,7 @@ def _captioned(path: Path, photos: str, skips: Skips) -> Iterator[ListedImage]:
         if match is None:
             form = "name.jpg#number, a tab and a caption" if path.name == _TOKENS else "name.jpg| number| caption"
             raise DataError(f"{where}: expected {form}; restore the published file")
-        name, number, caption = match.groups()
+        name, number, caption = match.groups(default="")
         texts = captions.setdefault(name, {})
         first.setdefault(name, where)
         if (number, caption) in texts:
@@ -117,7 +117,7 @@ def _layout_error(root: Path, splits: str) -> DataError:
             root,
             "Flickr30k",
             f"{photos}, and dataset_flickr30k.json with Karpathy's splits (here or in annotations)",
-            f"{offer}; {KARPATHY_OFFER}; without it, choose --splits paper",
+            f"{offer}; {karpathy_offer('flickr30k')}; without it, choose --splits paper",
         )
     expected = f"{photos}, and {_TOKENS} or {_TABLE}"
     if splits == "paper":

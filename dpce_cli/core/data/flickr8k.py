@@ -72,7 +72,8 @@ def _locate(root: Path) -> tuple[str, Path]:
         "Flickr8k",
         f"a folder {' or '.join(_PHOTO_FOLDERS)} of photos, and {', '.join(required)} (here or in Flickr8k_text)",
         "unpack Flickr8k_Dataset.zip and Flickr8k_text.zip, which come from the page of Hodosh, Young and "
-        "Hockenmaier, 'Framing Image Description as a Ranking Task', into one folder",
+        "Hockenmaier, 'Framing Image Description as a Ranking Task' (non-commercial research and education only), into "
+        "one folder",
     )
 
 

@@ -13,10 +13,13 @@ from dpce_cli.core.errors import DataError
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 _KEYS = frozenset({"dataset", "images", "filepath", "filename", "cocoid", "split", "sentences", "raw"})
 
-KARPATHY_OFFER = (
-    "the file is in caption_datasets.zip on Karpathy's page 'Deep Visual-Semantic Alignments' "
-    "(cs.stanford.edu/people/karpathy/deepimagesent)"
-)
+
+def karpathy_offer(dataset: str) -> str:
+    """Where `dataset_<dataset>.json` is to be had."""
+    return (
+        f"dataset_{dataset}.json is in caption_datasets.zip on Karpathy's page 'Deep Visual-Semantic Alignments' "
+        "(cs.stanford.edu/people/karpathy/deepimagesent)"
+    )
 
 
 def find_karpathy(root: Path, dataset: str) -> Path | None:
@@ -38,7 +41,7 @@ def read_karpathy(path: Path, dataset: str, identify: Callable[[Any, str], tuple
     data = read_json(path, _KEYS)
     records = value_of(data, "images", list, str(path))
     if (found := data.get("dataset", dataset)) != dataset:
-        raise DataError(f"{path}: holds the splits of {found!a}, not of '{dataset}'; {KARPATHY_OFFER}")
+        raise DataError(f"{path}: holds the splits of {found!a}, not of '{dataset}'; {karpathy_offer(dataset)}")
     for index, record in enumerate(records):
         where = f"{path}: images[{index}]"
         split = value_of(record, "split", str, where)

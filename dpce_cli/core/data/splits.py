@@ -39,9 +39,13 @@ def read_splits(path: Path) -> dict[str, str]:
 
 
 def with_splits(listed: Iterable[ListedImage], splits: Mapping[str, str], skips: Skips) -> Iterator[ListedImage]:
-    """The images with their splits, given by id; those in none are counted in `skips`."""
+    """The images with their splits, given by id; those in none, and ids of no image, are counted in `skips`."""
+    unlisted = dict.fromkeys(splits)
     for image in listed:
+        unlisted.pop(image.image_id, None)
         if (split := splits.get(image.image_id)) is None:
             skips.add("images in no split", image.image_id)
         else:
             yield dataclasses.replace(image, split=split)
+    for image_id in unlisted:
+        skips.add("ids in a split that no image has", image_id)

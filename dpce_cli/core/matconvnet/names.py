@@ -85,9 +85,10 @@ def take_image_head(conversion: Conversion, prefix: str) -> None:
 def with_dense_head(params: Mapping[str, Array], features: int) -> dict[str, Array]:
     """The parameters with an image head that has a filter for every feature, over all features.
 
-    The authors' VGG-16 for CUHK-PEDES has 2048 filters over 2048 of its 4096 features. MatConvNet takes such filters as
-    two groups: the first half of them sees the first half of the features. The filters that are not there become zero,
-    and so do their outputs and what is made of them.
+    The released code gives VGG-16 on CUHK-PEDES the head of ResNet-50: 2048 filters over 2048 of VGG's 4096 features.
+    MatConvNet takes such filters as two groups: the first half of them sees the first half of the features. That the
+    authors' trained network has this form is an assumption; it was not at hand. The filters that are not there become
+    zero, and so do their outputs and what is made of them.
     """
     shapes = {name: tuple(np.shape(params.get(name, ()))) for name in ("fc1f", "fc1bn_w", "fc1_1f")}
     half = features // 2

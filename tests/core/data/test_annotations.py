@@ -33,13 +33,17 @@ def test_a_large_file_takes_little_more_memory_than_its_text(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1,\n"b', r"a\.json:2: not whole JSON .*; download the file again"),
+        ('{"a": 1,\n"b', r"a\.json:2: not whole JSON .*; mend the file or get it again"),
         ("", r"a\.json:1: not whole JSON"),
         ("[" * 50_000, r"a\.json: not usable JSON"),
         ("9" * 10_000, r"a\.json: not usable JSON"),
+        ("[" + "[]," * 60_000 + "{}]", r"a\.json: holds more than 60,000 lists and objects; restore"),
     ],
 )
-def test_what_is_no_json_is_a_data_error(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_no_usable_json_is_a_data_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setattr("dpce_cli.core.data.annotations._MOST_RECORDS", 60_000)
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_json(tmp_path / "a.json", frozenset())

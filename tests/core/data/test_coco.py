@@ -45,6 +45,22 @@ def test_photos_of_2017_may_lie_in_the_other_folder_than_in_2014(tmp_path: Path)
     assert read(root).images[5].path == f"train2017/{6:012}.jpg"
 
 
+def test_a_photo_that_lies_in_both_folders_is_taken_from_where_it_is_listed(tmp_path: Path) -> None:
+    root = make_coco(tmp_path)
+    before = read(root).images
+    for image in before:
+        part, name = image.path.split("/")
+        (root / ("val2014" if part == "train2014" else "train2014") / name).touch()
+    assert read(root).images == before
+
+
+def test_of_two_years_photos_those_with_annotations_are_taken(tmp_path: Path) -> None:
+    make_coco(tmp_path, "2017")
+    for part in ("train", "val"):
+        (tmp_path / f"{part}2014").mkdir()
+    assert {image.path.partition("/")[0] for image in read(tmp_path, "paper").images} <= {"train2017", "val2017"}
+
+
 def test_karpathys_file_may_lie_beside_the_annotations_which_it_does_not_need(tmp_path: Path) -> None:
     root = make_coco(tmp_path)
     for path in (root / "annotations").iterdir():
@@ -88,7 +104,10 @@ def test_images_in_no_split_of_a_file_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('{"train": ["1", "2"], "val": [], "test": ["9", "404"]}')
     data = read(root, str(tmp_path / "mine.json"))
     assert [image.image_id for image in data.images] == ["1", "2", "9"]
-    assert data.skipped == ("images in no split: 6 (first: 3, 4, 5)",)
+    assert data.skipped == (
+        "images in no split: 6 (first: 3, 4, 5)",
+        "ids in a split that no image has: 1 (first: 404)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,16 +150,21 @@ def test_photos_that_are_not_where_they_are_listed_are_counted_in_a_line_a_kind(
     )
 
 
-def test_captions_of_unlisted_images_and_images_listed_twice_are_counted(tmp_path: Path) -> None:
+def test_captions_of_unlisted_images_and_what_is_listed_twice_are_counted(tmp_path: Path) -> None:
     root = make_coco(tmp_path)
     path = root / "annotations" / "captions_train2014.json"
     data = json.loads(path.read_text())
     data["images"].append(data["images"][0])
-    data["annotations"] += [{"image_id": 77, "caption": "A ghost ."}, {"image_id": 1, "caption": " "}]
+    data["annotations"] += [
+        {"id": 98, "image_id": 77, "caption": "A ghost ."},
+        {"id": 99, "image_id": 1, "caption": " "},
+        {"id": 10, "image_id": 1, "caption": "Caption 0 of 1 ."},
+    ]
     path.write_text(json.dumps(data))
     read_again = read(root, "paper")
-    assert len(read_again.images) == 9
+    assert [list(image.captions) for image in read_again.images] == [texts(number) for number, _ in numbered()]
     assert read_again.skipped == (
+        "captions of captions_train2014.json with the id of another: 1 (first: 10)",
         "images with captions that captions_train2014.json does not list: 1 (first: 77)",
         "images listed twice: 1 (first: train2014/COCO_train2014_000000000001.jpg)",
         f"empty captions: 1 (first: {path}: images[0])",
@@ -177,13 +201,16 @@ def test_a_faulty_image_of_karpathys_file_is_named(tmp_path: Path, values: dict[
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"dataset": "flickr8k", "images": []}', "holds the splits of 'flickr8k', not of 'coco'; the file is in capt"),
+        (
+            '{"dataset": "flickr8k", "images": []}',
+            "holds the splits of 'flickr8k', not of 'coco'; dataset_coco.json is in caption_",
+        ),
         ('{"dataset": 1, "images": []}', "holds the splits of 1, not of 'coco'"),
         ('{"images": []}', "no image with a caption is left to read"),
         ("[]", "needs a list 'images'"),
         ('{"dataset": "coco", "images": [3]}', r"images\[0\]: needs a text 'split'"),
         ('{"dataset": "coco", "images": []}', "no image with a caption is left to read"),
-        ('{"dataset": "coco",\n "images": [{"fil', r"dataset_coco\.json:2: not whole JSON .*; download the file again"),
+        ('{"dataset": "coco",\n "images": [{"fil', r"dataset_coco\.json:2: not whole JSON .*; mend the file or get it"),
         ("[" * 100_000, "not usable JSON"),
     ],
 )
@@ -211,10 +238,11 @@ def test_an_incomplete_folder_says_what_is_expected_what_is_there_and_where_to_g
     with pytest.raises(DataError) as caught:
         read(root, splits)
     message = str(caught.value)
-    assert "expected the folders train2014 and val2014 (or train2017 and val2017) of photos" in message
+    assert "expected the folders train2014 and val2014 of photos, " in message
+    assert " of 2017" in message
     assert "zzz; " in message
     assert "cocodataset.org" in message
-    assert ("caption_datasets.zip" in message) == (splits == "karpathy")
+    assert ("dataset_coco.json is in caption_datasets.zip" in message) == (splits == "karpathy")
     assert ("captions_val2014.json" in message.partition("found")[0]) == (splits == "paper")
 
 

@@ -39,7 +39,7 @@ def test_the_row_of_the_table_that_lacks_its_second_bar_is_read(tmp_path: Path) 
 def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     root = make_flickr30k(tmp_path)
     tokens = root / "results_20130124.token"
-    tokens.write_text(tokens.read_text() + "1.jpg#0\tCaption 0 of 1 .\n404.jpg#0\tGone .\n")
+    tokens.write_text(tokens.read_text() + "1.jpg#0\tCaption 0 of 1 .\n404.jpg#0\tGone .\n9.jpg#2\t\n")
     (root / "flickr30k-images" / "mute.jpg").touch()
     (root / "Flickr_8k.devImages.txt").write_text("6_a.jpg\n7_b.jpg\n555_c.jpg\n")
     data = read_flickr30k(root, splits="paper")
@@ -48,6 +48,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
         f"repeated captions: 1 (first: {tokens}:17)",
         "images of Flickr_8k.devImages.txt without captions: 1 (first: 555_c.jpg)",
         "photos that are not in flickr30k-images: 1 (first: flickr30k-images/404.jpg)",
+        f"empty captions: 1 (first: {tokens}:15)",
     )
 
 
@@ -97,7 +98,7 @@ def test_karpathys_file_of_another_data_set_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("splits", "missing", "expected"),
     [
-        ("karpathy", "dataset_flickr30k.json", "caption_datasets.zip"),
+        ("karpathy", "dataset_flickr30k.json", "dataset_flickr30k.json is in caption_datasets.zip"),
         ("karpathy", "flickr30k-images", "expected a folder flickr30k-images or flickr30k_images"),
         ("paper", "Flickr_8k.testImages.txt", "Flickr_8k.devImages.txt and Flickr_8k.testImages.txt for the paper's"),
         ("paper", "Flickr_8k.devImages.txt", "the lists are in Flickr8k_text.zip"),
