@@ -162,7 +162,7 @@ def test_a_data_set_of_which_no_photo_can_be_read_is_refused(tmp_path: Path) -> 
         path.write_bytes(b"")
 
     error = dpce("train-stage1", "--no-word-vectors", "--workers", "0", workspace=workspace).error
-    assert f"{root}: fewer than 2 photos of step 0 can be read; put them there and run again" in error
+    assert f"{root}: too few photos of step 0 can be read; put them there and run again" in error
 
 
 def test_a_split_of_which_no_photo_can_be_read_is_refused(root: Path, tmp_path: Path) -> None:

@@ -96,7 +96,10 @@ def train_stage1(
     vectors = load_initial_vectors(place, dataset) if word_vectors else None
     if show_config:
         words = word_table(dataset, config, vectors)
-        plan = plan_stage(dataset, config, words, stage=1, feature_cache=feature_cache, classes=dataset.instances)
+        plan = plan_stage(
+            dataset, config, words, stage=1, feature_cache=feature_cache, classes=dataset.instances,
+            processes=gpus or processes or 1,
+        )  # fmt: skip
         print_plan(plan, config)
         return
     with joined(device) as chosen:

@@ -79,7 +79,10 @@ def train_stage2(
         config = dataset.config.with_settings(settings)
         words, classes = stage1.word_table(dataset, config, vectors), dataset.instances
     if show_config:
-        plan = plan_stage(dataset, config, words, stage=2, feature_cache=feature_cache, classes=classes)
+        plan = plan_stage(
+            dataset, config, words, stage=2, feature_cache=feature_cache, classes=classes,
+            processes=gpus or processes or 1,
+        )  # fmt: skip
         print_plan(plan, config)
         return
     with joined(device) as chosen:

@@ -39,7 +39,7 @@ def print_plan(plan: StagePlan, config: Config) -> None:
     typer.echo(
         f"steps: {plan.epochs} epochs of {plan.steps_per_epoch:,}, {plan.epochs * plan.steps_per_epoch:,} altogether"
     )
-    typer.echo(f"memory on the device, estimated: {sum(plan.memory.values()) / 2**20:,.0f} MiB ({memory})")
+    typer.echo(f"memory of each device, estimated: {sum(plan.memory.values()) / 2**20:,.0f} MiB ({memory})")
 
 
 def print_result(result: StageResult, *, then: str) -> None:

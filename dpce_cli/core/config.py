@@ -133,11 +133,11 @@ class StageConfig:
     multipliers: LearningRates
     weight_decay: float
     schedule: Literal["steps", "cosine"]
-    """"steps": times 0.1 after each of `milestones`; "cosine": warm-up, then a half cosine down to 0."""
+    """"steps": times 0.1 after each of `milestones`; "cosine": a half cosine down to 0."""
     milestones: tuple[int, ...]
     """Epochs after which a "steps" schedule divides the learning rate by 10."""
     warmup_epochs: float
-    """Length of a "cosine" schedule's linear warm-up."""
+    """Length of the linear warm-up, of either schedule; 0: none."""
     image_weight: float
     """Weight of the image instance loss."""
     text_weight: float

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from dpce_cli.core.devices import choose_device
-from dpce_cli.core.errors import ConfigError
+from dpce_cli.core.errors import ConfigError, TrainingError
+from dpce_cli.core.interruption import Interrupted
 from dpce_cli.core.launching import ProcessGone, launched
 
 T = TypeVar("T")
@@ -43,21 +44,35 @@ def joined(device: str) -> Iterator[torch.device]:
     Raises:
         ConfigError: there is no such device, or it is a single GPU for several processes.
         ProcessGone: another process ended while this one waited for it.
+        TrainingError: the GPU's memory does not suffice.
     """
-    if not launched():
-        yield choose_device(device)
-        return
-    chosen = choose_device(device)
+    try:
+        with _joined(device) if launched() else nullcontext(choose_device(device)) as chosen:
+            yield chosen
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU's memory does not suffice ({str(error).splitlines()[0]}); training takes less with a smaller "
+            "batch_size or more accumulation_steps (--set), or with --precision bf16, and --device cpu takes none"
+        ) from error
+
+
+@contextmanager
+def _joined(device: str) -> Iterator[torch.device]:
+    kind = choose_device(device).type if device == "auto" else device
+    # Never just "cuda", the first GPU, of which every process would take some memory then.
+    chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" else kind)
     if chosen.type == "cuda":
-        if chosen.index is not None:
+        if kind != "cuda":
             raise ConfigError(f"--device {device}: each of several processes has a GPU of its own; choose auto or cuda")
-        chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(chosen)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
     distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield chosen
+    except Interrupted:  # all of them are
+        distributed.destroy_process_group()
+        raise
     except RuntimeError as error:
         if "gloo" in str(error).lower() or isinstance(error, distributed.DistError):
             raise ProcessGone(
@@ -65,8 +80,8 @@ def joined(device: str) -> Iterator[torch.device]:
                 "last checkpoint"
             ) from error
         raise
-    finally:
-        distributed.destroy_process_group()
+    # Not where one fails alone: with NCCL it would wait for the others here, while they wait for it.
+    distributed.destroy_process_group()
 
 
 def shares(total: int) -> list[slice]:
@@ -117,9 +132,9 @@ def maximum_in_place(values: Tensor) -> Tensor:
     return values
 
 
-def on_any(flag: bool) -> bool:
-    """Whether `flag` is true on any process."""
-    return bool(maximum_in_place(torch.tensor(float(flag))))
+def on_any(*flags: bool) -> list[bool]:
+    """Which of `flags` are true on any process."""
+    return [bool(flag) for flag in maximum_in_place(torch.tensor(flags, dtype=torch.float32))]
 
 
 def gather_to_first(rows: Tensor, total: int) -> Tensor:

@@ -120,9 +120,9 @@ def _reason(failures: dict[int, ProcessFailure], count: int) -> str:
     )
     again = "the same command continues from the last checkpoint"
     if failure.exitcode < 0:
+        why = ", as the system does when memory runs out" if failure.exitcode == -signal.SIGKILL else ""
         return (
-            f"process {number} of {count} was ended by {failure.signal_name()}, as the system does when memory runs "
-            f"out; the others were stopped; {again}"
+            f"process {number} of {count} was ended by {failure.signal_name()}{why}; the others were stopped; {again}"
         )
     if message := _message(failure):
         return message.partition(": ")[2]

@@ -28,13 +28,15 @@ def open_together(
 
     When all have called `finish()`, the first process copies the rows, a few at a time, into the whole store, and the
     shares are deleted: meanwhile, the rows are on the disk twice. What was not finished is continued by as many
-    processes as began it, and begun anew by another number of them.
+    processes as began it, and begun anew by another number of them, who delete what the others left.
 
     Args and raises: as `open_or_resume`.
     """
     if world_size() == 1:
         with open_or_resume(path, arrays=arrays, constants=constants, meta=meta) as store:
             yield store
+        if path.is_file():
+            _delete_shares(path)
         return
     parts = [path.with_name(f"{path.stem}-{number}of{world_size()}{path.suffix}") for number in range(world_size())]
     own = {name: ((lengths(shape[0])[rank()], *shape[1:]), dtype) for name, (shape, dtype) in arrays.items()}
@@ -48,12 +50,16 @@ def open_together(
                 with open_or_resume(path, arrays=arrays, constants=constants, meta=meta) as merged:
                     _merge(merged, [part.with_name(f"{part.name}.partial") for part in parts], list(arrays))
                     merged.finish()
-                for part in path.parent.glob(f"{path.stem}-*of*{path.suffix}.partial"):
-                    part.unlink()
+                _delete_shares(path)
             wait_for_all()
 
         store.finish = finish  # type: ignore[method-assign]
         yield store
+
+
+def _delete_shares(path: Path) -> None:
+    for part in path.parent.glob(f"{path.stem}-*of*{path.suffix}.partial"):
+        part.unlink()
 
 
 def _merge(merged: StoreWriter, parts: Sequence[Path], names: Sequence[str]) -> None:

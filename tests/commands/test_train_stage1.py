@@ -42,7 +42,7 @@ def test_stage1_leaves_checkpoints_curves_and_metrics(prepared: Path) -> None:
     assert re.fullmatch(rf"best model: {folder}/best\.pt \(validation RSUM \d+\.\d in epoch 1\)", best)
     assert [curves, then] == [f"curves: {folder}/curves.png", "next: dpce train-stage2"]
     assert sorted(path.name for path in folder.iterdir()) == [
-        "best.pt", "curves.png", "last.pt", "metrics.jsonl", "tensorboard",
+        "best.pt", "curves.png", "last.pt", "lock", "metrics.jsonl", "tensorboard",
     ]  # fmt: skip
     assert [(record["kind"], record["step"]) for record in _records(prepared)] == [("train", 3), ("validation", 3)]
     checkpoint = _checkpoint(prepared)
@@ -100,7 +100,9 @@ def test_the_plan_is_printed_and_nothing_is_trained(prepared: Path) -> None:
     assert {"classes: 12", "steps: 7 epochs of 3, 21 altogether"} <= set(lines)
     assert any(re.fullmatch(r"words +[\d,]+ +0\.000667 +0\.00\d+", line) for line in lines)
     assert re.fullmatch(r"vocabulary: \d+ words with 12-d vectors \(word2vec trained on the captions\)", lines[-4])
-    assert lines[-1].startswith("memory on the device, estimated: ")
+    assert lines[-1].startswith("memory of each device, estimated: ")
+    assert "gradients in exchange" not in lines[-1]
+    assert "gradients in exchange" in _train(prepared, "--show-config", "--gpus", "2").stdout.splitlines()[-1]
     assert not (prepared / "scenes" / "stage1").exists()
 
 

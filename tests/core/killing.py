@@ -1,8 +1,8 @@
 """Both stages and the extraction, killed at random moments again and again, as a process of its own.
 
 `python -m tests.core.killing FOLDER SEED KILLS` works on the equal workspaces FOLDER/whole and FOLDER/broken, and
-prints as JSON how far the killed runs had come. It computes nothing itself, and so has no threads: its children, in
-which everything is imported already, are forked.
+prints as JSON how far the killed runs had come. Until they have ended, it computes nothing itself, and so has no
+threads: its children, in which everything is imported already, are forked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from dpce_cli.core.artefacts import load_best
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.training.journal import Journal
 from dpce_cli.core.workspace import Workspace
-from tests.core.tiny import checkpoint, outcome, tiny_cnn, train
+from tests.command_line import succeed
+from tests.core.tiny import checkpoint, outcome, records, tiny_cnn, train
 
 Job = Callable[[Workspace], object]
 
@@ -92,6 +93,14 @@ def _progress(workspace: Workspace, name: str) -> int:
     return checkpoint(workspace, int(name[-1]), "last").step if last.is_file() else 0
 
 
+def _metrics(workspace: Workspace) -> dict[str, object]:
+    """How good the models are, as `dpce eval --json` says and as metrics.jsonl has it of every epoch."""
+    measured = succeed("eval", "--split", "val", "--json", workspace=workspace.root).stdout
+    return {"eval": json.loads(measured)} | {
+        f"stage{stage}": records(workspace, stage, "validation") for stage in (1, 2)
+    }
+
+
 def main(folder: Path, seed: int, kills: int) -> None:
     chance, whole, broken = random.Random(seed), Workspace(folder / "whole"), Workspace(folder / "broken")
     reached: dict[str, list[int]] = {}
@@ -110,6 +119,9 @@ def main(folder: Path, seed: int, kills: int) -> None:
                 reached[name].append(_progress(broken, name))
         assert _ends_before(_start(job, broken), 300)
         assert _result(broken, name) == expected
+    metrics = _metrics(whole)
+    assert all(metrics.values())
+    assert _metrics(broken) == metrics
     assert not list(broken.root.rglob(".*.tmp"))
     assert not list(broken.root.rglob("*.partial"))
     print(json.dumps(reached))

@@ -8,6 +8,7 @@ from dpce_cli.core.distributed import (
     gather_objects,
     gather_rows,
     gather_to_first,
+    joined,
     lengths,
     on_any,
     rank,
@@ -16,6 +17,9 @@ from dpce_cli.core.distributed import (
     synchronise_batch_norms,
     world_size,
 )
+from dpce_cli.core.errors import ConfigError, DataError, TrainingError
+from dpce_cli.core.interruption import Interrupted
+from dpce_cli.core.launching import ProcessGone
 from dpce_cli.core.seeding import generator_for
 from tests.core.processes import in_processes
 
@@ -26,15 +30,14 @@ def test_a_process_on_its_own_has_all_and_waits_for_nobody() -> None:
     assert gather_rows(rows, (5,)) is rows
     assert gather_objects("alone") == ["alone"]
     assert gather_to_first(rows, 5).equal(rows.detach())
-    assert (on_any(True), on_any(False)) == (True, False)
+    assert on_any(True, False) == [True, False]
 
 
 def _speak() -> None:
     assert world_size() == 3
     assert [part.stop - part.start for part in shares(11)] == list(lengths(11)) == [3, 4, 4]
     assert gather_objects(rank()) == [0, 1, 2]
-    assert on_any(rank() == 2)
-    assert not on_any(False)
+    assert on_any(rank() == 2, False, rank() == 0) == [True, False, True]
     rows = torch.arange(22.0).view(11, 2)
     gathered = gather_to_first(rows[share(11)], 11)
     assert gathered.equal(rows if rank() == 0 else rows[share(11)])
@@ -74,6 +77,62 @@ def _normalise() -> None:
         for name, value in one.state_dict().items():
             torch.testing.assert_close(other.state_dict()[name], value, atol=1e-12, rtol=1e-12)
         torch.testing.assert_close(other.eval()(given), one.eval()(given), atol=1e-12, rtol=1e-12)
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Makes this process the fourth of a machine; tells what becomes of the process group."""
+    told = list[str]()
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "3")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: told.append(backend))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: told.append("destroyed"))
+    return told
+
+
+def fail(error: BaseException, device: str = "cpu") -> None:
+    with joined(device):
+        raise error
+
+
+def test_a_process_that_fails_alone_does_not_wait_for_the_others(group: list[str]) -> None:
+    with joined("cpu"):
+        pass
+    assert group == ["gloo", "destroyed"]
+    with pytest.raises(Interrupted):  # as all of them are, after the same step
+        fail(Interrupted())
+    assert group == ["gloo", "destroyed"] * 2
+    for error in (DataError("a photo"), RuntimeError("a bug"), KeyboardInterrupt()):
+        group.clear()
+        with pytest.raises(type(error)):
+            fail(error)
+        assert group == ["gloo"]
+
+
+def test_that_another_process_is_gone_is_no_bug(group: list[str]) -> None:
+    with pytest.raises(ProcessGone, match=r"another process is gone \(\[gloo/pair\.cc\] closed\); run the same"):
+        fail(RuntimeError("[gloo/pair.cc] closed\nmore"))
+
+
+def test_each_process_takes_memory_of_its_own_gpu_alone(group: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    used, current = list[str](), list[torch.device]()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch, "empty", lambda size, device: used.append(device))
+    for name in ("auto", "cuda"):
+        with joined(name) as device:
+            assert device == torch.device("cuda:3")
+    assert used == ["cuda:3"] * 2
+    assert current == [torch.device("cuda:3")] * 2
+    assert set(group) == {"cpu:gloo,cuda:nccl", "destroyed"}
+    with pytest.raises(ConfigError, match=r"--device cuda:1: each of several processes has a GPU of its own"):
+        fail(AssertionError(), "cuda:1")
+
+
+def test_a_gpu_whose_memory_is_full_is_named_with_advice() -> None:
+    with pytest.raises(TrainingError, match=r"does not suffice \(CUDA out of memory\. Tried 2 GiB\); .*batch_size"):
+        fail(torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore"))
 
 
 @pytest.mark.slow

@@ -54,6 +54,15 @@ def test_what_three_processes_fill_is_what_one_fills(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "three").iterdir()] == ["store.h5"]
 
 
+def test_a_single_process_deletes_what_several_left(tmp_path: Path) -> None:
+    left = tmp_path / "store-0of5.h5.partial"
+    left.write_bytes(b"of others")
+    _fill(tmp_path / "store.h5", 1, False)
+    assert left.exists()
+    _fill(tmp_path / "store.h5", 11, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["store.h5"]
+
+
 def _fill_in_vain(path: Path) -> None:
     with pytest.raises(ValueError, match="holds 0 of 3 rows" if not rank() else "holds 0 of 4 rows"):
         _fill_nothing(path)

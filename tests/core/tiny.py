@@ -176,6 +176,7 @@ def prepare(workspace: Workspace, root: Path, images: Sequence[CaptionedImage], 
                 split=image.split,
                 captions=image.captions,
                 identity=image.identity,
+                extent=image.extent,
                 token_ids=tuple(tuple(vocabulary.token_ids(text.split())) for text in image.captions),
             )
             for image in images

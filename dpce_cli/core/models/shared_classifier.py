@@ -38,7 +38,7 @@ class SharedClassifier(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(instances, embedding_dim))
         self.bias = nn.Parameter(torch.zeros(instances)) if bias else None
-        self.scale, self.sample_rate = scale, sample_rate
+        self.instances, self.scale, self.sample_rate = instances, scale, sample_rate
         self.classes = range(instances)
         """Those whose weights are here."""
         self._rows: Tensor | None = None
@@ -46,12 +46,20 @@ class SharedClassifier(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw the weights from 0.1 * N(0, sqrt(2 / instances)), as the authors' code does; for cosines, length 1."""
-        std = 1 / math.sqrt(self.weight.shape[1]) if self.scale else 0.1 * math.sqrt(2.0 / len(self.weight))
+        dim = self.weight.shape[1]
+        std = 1 / math.sqrt(dim) if self.scale else 0.1 * math.sqrt(2.0 / self.instances)
+        # In parts, so that other processes' classes take no memory; of multiples of 16, which change no number.
+        size = max(1, _LOGITS // dim // 16) * 16
+        first, end = self.classes.start, self.classes.stop
         with torch.no_grad():
-            self.weight.normal_(0.0, std, generator=generator)
+            for start in range(0, end, size):
+                drawn = self.weight.new_empty(min(size, self.instances - start), dim)
+                own = drawn.normal_(0.0, std, generator=generator)[max(0, first - start) : end - start]
+                at = max(0, start - first)
+                self.weight[at : at + len(own)] = own
 
     def keep_share(self) -> None:
-        """Let go of the classes that other processes hold."""
+        """Let go of the classes that other processes hold: of no number yet drawn or loaded, they took no memory."""
         mine = share(len(self.classes))
         self.classes = self.classes[mine]
         for parameter in self.parameters():

@@ -9,6 +9,8 @@ import torch
 from dpce_cli.core.config import Config
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.training.memory import training_memory
+from dpce_cli.core.training.optimisation import STATES, backbone_is_frozen, parameter_groups
+from dpce_cli.core.training.options import check_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +37,21 @@ def forecast(
     processes: int,
     feature_cache: bool,
 ) -> Forecast:
-    """Size up a stage, each photo a class of its own."""
+    """Size up a stage, each photo a class of its own.
+
+    Raises:
+        ConfigError: a batch has fewer photos than there are processes.
+    """
+    check_shares(config, stage, processes)
     settings = config.stage(stage)
-    cached = feature_cache and not max(settings.multipliers.backbone, settings.multipliers.backbone_bias)
     with torch.device("meta"):
         model = DualEncoder(config, vocabulary_size=vocabulary, word_dim=config.model.word_dim, instances=images)
-    states = 2 if settings.optimizer == "adamw" else 1
+    groups = parameter_groups(model, settings.multipliers)
+    cached = feature_cache and backbone_is_frozen(groups)
+    states = STATES[settings.optimizer]
     classes = sum(value.nbytes for value in model.shared_classifier.parameters())
     weights = sum(value.nbytes for value in model.state_dict().values())
-    learning = weights - (sum(value.nbytes for value in model.image_encoder.backbone.parameters()) if cached else 0)
+    learning = sum(value.nbytes for group in groups if group.multiplier for value in group.parameters)
     views = 1 + config.image.mirror + config.image.cached_crops
     embeddings = images * (1 + captions_per_image) * config.model.embedding_dim * 4
     return Forecast(

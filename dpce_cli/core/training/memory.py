@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from dpce_cli.core.config import Config, RankingStageConfig, StageConfig
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.training.optimisation import backbone_is_frozen, freeze, parameter_groups
+from dpce_cli.core.training.optimisation import STATES, backbone_is_frozen, freeze, parameter_groups
 
 
 def training_memory(
@@ -47,7 +47,7 @@ def training_memory(
     freeze(groups)
     if frozen := backbone_is_frozen(groups):
         model.image_encoder.backbone.eval()
-    states = 2 if settings.optimizer == "adamw" else 1
+    states = STATES[settings.optimizer]
     learning = sum(value.nbytes for value in model.parameters() if value.requires_grad)
     weights = sum(value.nbytes for value in model.state_dict().values())
     rows = sum(value.nbytes for value in model.shared_classifier.parameters())

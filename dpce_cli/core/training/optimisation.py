@@ -65,6 +65,10 @@ def freeze(groups: list[ParameterGroup]) -> None:
             parameter.requires_grad_(group.multiplier > 0)
 
 
+STATES = {"sgd": 1, "adamw": 2}
+"""Numbers that an optimizer keeps for each weight."""
+
+
 def build_optimizer(groups: list[ParameterGroup], stage: StageConfig) -> torch.optim.Optimizer:
     """The stage's optimizer over the groups that learn; the others are frozen."""
     freeze(groups)
@@ -73,17 +77,22 @@ def build_optimizer(groups: list[ParameterGroup], stage: StageConfig) -> torch.o
     ]
     if stage.optimizer == "adamw":
         return torch.optim.AdamW(learning, lr=stage.learning_rate, weight_decay=stage.weight_decay, fused=True)
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         learning, lr=stage.learning_rate, momentum=0.9, nesterov=True, weight_decay=stage.weight_decay, fused=True
     )
+    # torch leaves them uninitialised where float16 overflows in the first step, and that step is passed over.
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def learning_rate(stage: StageConfig, step: int, steps_per_epoch: int) -> float:
     """The base learning rate of `step` (from 0), before the groups' multipliers."""
     epoch = step / steps_per_epoch
-    if stage.schedule == "steps":
-        return stage.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in stage.milestones)
     warmup = min(1.0, (epoch + 1 / steps_per_epoch) / stage.warmup_epochs) if stage.warmup_epochs else 1.0
+    if stage.schedule == "steps":
+        return stage.learning_rate * warmup * 0.1 ** sum(epoch >= milestone for milestone in stage.milestones)
     return stage.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * epoch / stage.epochs))
 
 

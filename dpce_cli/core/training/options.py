@@ -7,8 +7,24 @@ from pathlib import Path
 
 import torch
 
+from dpce_cli.core.config import Config
+from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.training.precision import Precision
+
+
+def check_shares(config: Config, stage: int, processes: int) -> None:
+    """Refuse more processes than a batch has photos to share out.
+
+    Raises:
+        ConfigError: there are more.
+    """
+    size = config.stage(stage).batch_size
+    if size < processes:
+        raise ConfigError(
+            f"stage{stage}.batch_size={size} is too small for {processes} processes, of which each needs a photo; "
+            "raise it with --set, or use fewer processes"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from dpce_cli.core.progress import Reporter
 from dpce_cli.core.training.batches import TrainingSet
 from dpce_cli.core.training.memory import training_memory
 from dpce_cli.core.training.optimisation import learning_rate, parameter_groups
-from dpce_cli.core.training.options import WordTable
+from dpce_cli.core.training.options import WordTable, check_shares
 from dpce_cli.core.workspace import PreparedDataset
 
 
@@ -42,13 +42,25 @@ class StagePlan:
     steps_per_epoch: int
     """If every photo can be read."""
     memory: dict[str, int]
-    """Bytes on the device, as `training_memory` estimates them."""
+    """Bytes on each device, as `training_memory` estimates them."""
 
 
 def plan_stage(
-    dataset: PreparedDataset, config: Config, words: WordTable, *, stage: int, feature_cache: bool, classes: int
+    dataset: PreparedDataset,
+    config: Config,
+    words: WordTable,
+    *,
+    stage: int,
+    feature_cache: bool,
+    classes: int,
+    processes: int = 1,
 ) -> StagePlan:
-    """Size up a stage on torch's `meta` device, which holds no numbers."""
+    """Size up a stage on torch's `meta` device, which holds no numbers.
+
+    Raises:
+        ConfigError: a batch has fewer photos than there are processes.
+    """
+    check_shares(config, stage, processes)
     settings = config.stage(stage)
     with torch.device("meta"):
         model = DualEncoder(config, vocabulary_size=len(words.vocabulary), word_dim=words.word_dim, instances=classes)
@@ -80,5 +92,6 @@ def plan_stage(
             word_dim=words.word_dim,
             classes=classes,
             feature_cache=feature_cache,
+            processes=processes,
         ),
     )

@@ -57,15 +57,15 @@ def accelerate(model: DualEncoder, device: torch.device, precision: Precision, *
 
 
 def _compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._dynamo.exc import TorchDynamoException
 
     fast = torch.compile(function, backend=_COMPILER)
 
     def call(inputs: Tensor) -> Tensor:
         try:
             return fast(inputs)
-        except BackendCompilerFailed as error:
-            reason = str(error.inner_exception).splitlines()[0]
+        except TorchDynamoException as error:
+            reason = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
             raise ConfigError(
                 f"--compile: the encoders cannot be compiled here ({reason}); install what is missing, a C++ compiler "
                 "or on a GPU Triton, or train without --compile"

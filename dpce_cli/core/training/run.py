@@ -23,7 +23,7 @@ from dpce_cli.core.distributed import (
     synchronise_batch_norms,
     world_size,
 )
-from dpce_cli.core.errors import ConfigError, DataError, TrainingError
+from dpce_cli.core.errors import DataError, TrainingError
 from dpce_cli.core.interruption import Interrupted, StopRequest
 from dpce_cli.core.metrics import RetrievalMetrics
 from dpce_cli.core.models.dual_encoder import DualEncoder
@@ -35,12 +35,12 @@ from dpce_cli.core.training.health import SMALLEST_SCALE, StuckRanking, diverged
 from dpce_cli.core.training.journal import Journal
 from dpce_cli.core.training.meter import Meter
 from dpce_cli.core.training.optimisation import backbone_is_frozen, build_optimizer, learning_rate, parameter_groups
-from dpce_cli.core.training.options import RunOptions, StageResult, WordTable
+from dpce_cli.core.training.options import RunOptions, StageResult, WordTable, check_shares
 from dpce_cli.core.training.precision import accelerate
 from dpce_cli.core.training.report import log_fields, optimisation_lines, validation_line, validation_record
 from dpce_cli.core.training.stage_files import StageFiles
 from dpce_cli.core.training.state import resume, save_state
-from dpce_cli.core.training.updates import Updater
+from dpce_cli.core.training.updates import Updater, all_finite
 from dpce_cli.core.training.validation import ValidationSet
 from dpce_cli.core.workspace import PreparedDataset, Workspace
 
@@ -51,7 +51,8 @@ class StageRun:
     """One stage in progress; the stages' loops call its methods in the order they stand here.
 
     Args:
-        model: with the weights that the stage begins from; replaced by those of last.pt where a run continues.
+        model: with the weights that the stage begins from, of the shared classifier this process's share; replaced by
+            those of last.pt where a run continues.
         stage: 1 or 2.
         parent: fingerprint of the checkpoint that Stage II begins from.
     """
@@ -72,12 +73,7 @@ class StageRun:
         self.dataset, self.config, self.words, self.number, self.parent = dataset, config, words, stage, parent
         self.stage = config.stage(stage)
         self.options, self.reporter = options, reporter
-        if self.stage.batch_size < world_size():
-            raise ConfigError(
-                f"stage{stage}.batch_size={self.stage.batch_size} is too small for {world_size()} processes, of which "
-                "each needs a photo; raise it with --set, or use fewer processes"
-            )
-        model.shared_classifier.keep_share()
+        check_shares(config, stage, world_size())
         self.model = model.to(options.device)
         accelerate(model, options.device, options.precision, compiled=options.compiled)
         self.groups = parameter_groups(model, self.stage.multipliers)
@@ -93,6 +89,8 @@ class StageRun:
         self._stuck = StuckRanking(config.stage2.margin) if ranked else None
         self.folder = workspace.stage_folder(stage)
         self.files = StageFiles(self.folder)
+        if not rank():
+            self.files.claim()
         self.step, self.best, unlogged = 0, dict[str, float](), dict[str, Tensor]()
         self._stop = StopRequest()
         if self.files.last.is_file() and not options.fresh:
@@ -138,17 +136,19 @@ class StageRun:
             for batch in self.meter.waiting(self.training_set.batches(epoch, done)):
                 if len(batch.rows) < 2 or not all(batch.counts):
                     raise DataError(
-                        f"{self.dataset.root}: fewer than {max(2, world_size())} photos of step {self.step} can be "
-                        "read; put them there and run again"
+                        f"{self.dataset.root}: too few photos of step {self.step} can be read; put them there and run "
+                        "again"
                     )
-                # Whatever draws from torch's own generators below, dropout foremost, depends on step and process.
-                torch.manual_seed(self._seed(*[rank()] * bool(rank())))
                 self._batch, self._photos_left = batch, len(batch.rows)
-                for part in batch.parts(self.stage.accumulation_steps):
+                for number, part in enumerate(batch.parts(self.stage.accumulation_steps)):
+                    self._part = number
+                    self._seed(rank())
                     yield part.to(self.options.device)
 
-    def _seed(self, *parts: int) -> int:
-        return derived_seed(self.config.seed, self.number, "step", self.step, *parts)
+    def _seed(self, process: int) -> None:
+        """Have what torch's own generators draw next, dropout foremost, depend on step, part and process alone."""
+        further = [f"part {self._part}"] * bool(self._part) + [f"process {process}"] * bool(process)
+        torch.manual_seed(derived_seed(self.config.seed, self.number, "step", self.step, *further))
 
     def encode_images(self, batch: Batch) -> Tensor:
         """f_img of the photos of all processes, in the order of `batch.instance_ids`, each computed by its own."""
@@ -158,7 +158,7 @@ class StageRun:
         """f_txt of captions that all processes know."""
         text = self._encode_text(self._text_encoder, token_ids)
         if world_size() > 1:
-            torch.manual_seed(self._seed())  # what follows sees the whole batch, and is the same on every process
+            self._seed(0)  # what follows sees the whole batch, and is the same on every process
         return text
 
     def encode_pool(self, token_ids: Tensor) -> Tensor:
@@ -203,12 +203,11 @@ class StageRun:
         if logging:
             self._log(rate, norm)
         minutes = self.options.checkpoint_minutes
-        due = on_any(bool(minutes) and time.monotonic() - self._saved >= 60 * minutes)
-        stop = on_any(self._stop.made)
-        if (end_of_epoch or due or stop) and on_any(
-            not all(bool(torch.isfinite(value).all()) for value in self.model.state_dict().values())
-        ):
-            raise self._diverged("some weights are no longer finite")
+        due, stop = on_any(bool(minutes) and time.monotonic() - self._saved >= 60 * minutes, self._stop.made)
+        if end_of_epoch or due or stop:
+            (spoilt,) = on_any(not all_finite(self.model.state_dict().values()))
+            if spoilt:
+                raise self._diverged("some weights are no longer finite")
         if not end_of_epoch and (due or stop):
             self._save(self.files.last)
             if stop:
@@ -259,7 +258,8 @@ class StageRun:
             self.files.keep_last(epoch + 1, self.options.keep)
         if line:
             self.reporter.note(f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs} {line}")
-        if on_any(self._stop.made):
+        (stop,) = on_any(self._stop.made)
+        if stop:
             raise self._interrupted()
 
     def finish(self) -> StageResult:

@@ -59,6 +59,8 @@ def build_model(
 ) -> tuple[DualEncoder, WordTable]:
     """A dual encoder with its initial weights, decided by `config.seed`, and the words it knows.
 
+    Of several processes, each has its share of the classes.
+
     Args:
         stage: that begins with it.
 
@@ -83,6 +85,7 @@ def build_model(
         word_dim=words.word_dim,
         instances=dataset.instances,
     )
+    model.shared_classifier.keep_share()
     model.image_encoder.reset_parameters(generator, weights)
     model.text_encoder.reset_parameters(generator)
     model.shared_classifier.reset_parameters(generator)

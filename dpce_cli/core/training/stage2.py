@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dpce_cli.core.checkpoint import Checkpoint
 from dpce_cli.core.config import Config
+from dpce_cli.core.distributed import share
 from dpce_cli.core.errors import CheckpointError
 from dpce_cli.core.losses import ranking_loss
 from dpce_cli.core.models.dual_encoder import DualEncoder
@@ -51,7 +52,13 @@ def train_stage2(
     model = DualEncoder(
         config, vocabulary_size=len(first.vocabulary), word_dim=first.word_dim, instances=first.instances
     )
-    model.load_state_dict(first.model)
+    model.shared_classifier.keep_share()
+    model.load_state_dict(
+        {
+            key: value[share(first.instances)] if key.startswith("shared_classifier.") else value
+            for key, value in first.model.items()
+        }
+    )
     return _train(
         StageRun(
             workspace,

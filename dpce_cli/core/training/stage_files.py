@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
+import weakref
 from pathlib import Path
 
+from dpce_cli.core.errors import WorkspaceError
 from dpce_cli.core.files import replacing
 
 
@@ -18,6 +22,30 @@ class StageFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.last, self.best, self.curves = folder / "last.pt", folder / "best.pt", folder / "curves.png"
+
+    def claim(self) -> None:
+        """Keep other processes from training here for as long as this object, and its process, live.
+
+        Raises:
+            WorkspaceError: another process trains here, or the folder cannot be written.
+        """
+        path = self.folder / "lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        except OSError as error:
+            raise WorkspaceError(
+                f"{path}: cannot be written ({error.strerror}); free space or choose another --workspace, then run "
+                "again"
+            ) from error
+        weakref.finalize(self, os.close, file)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # the others mean a file system without locks
+                raise WorkspaceError(
+                    f"{self.folder}: another process trains this stage; wait for it, or stop it and run again"
+                ) from error
 
     def epochs(self) -> list[Path]:
         """The epochs' files, in the order in which they were written."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from dpce_cli.core.distributed import on_any, sum_in_place
 from dpce_cli.core.training.optimisation import set_learning_rate
 from dpce_cli.core.training.precision import Precision
+
+
+def all_finite(values: Iterable[Tensor]) -> bool:
+    """Whether all numbers are; their sums tell, and take no memory."""
+    return all(bool(value.sum().isfinite()) for value in values)
 
 
 class Updater:
@@ -75,7 +80,8 @@ class Updater:
     def _agree_on_overflow(self) -> None:
         """Let all processes pass over a step that one passes over: their own parts alone may differ in that."""
         own = [parameter.grad for parameter in self.shared_out if parameter.grad is not None]
-        if on_any(not all(bool(gradient.isfinite().all()) for gradient in own)):
+        (overflow,) = on_any(not all_finite(own))
+        if overflow:
             for gradient in own:
                 gradient.fill_(math.inf)
 

@@ -20,7 +20,7 @@ KILLS = 4
 def test_what_is_killed_at_any_moment_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, weights: Path, frozen: bool
 ) -> None:
-    """Weights, optimizer, records and embeddings are bit-identical, and nothing is left lying about."""
+    """Weights, optimizer, records, embeddings and metrics are bit-identical, and nothing is left lying about."""
     images = tiny_images(tmp_path / "photos", train=24, val=40)
     for name in ("whole", "broken"):
         prepare(Workspace(tmp_path / name), tmp_path / "photos", images, tiny_config(weights if frozen else None))

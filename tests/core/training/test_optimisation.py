@@ -160,6 +160,12 @@ def test_warm_up_rises_linearly_and_is_then_over() -> None:
     assert factors == pytest.approx([*(step / 10 for step in range(1, 11)), *[1] * 30])
 
 
+def test_the_steps_schedule_warms_up_too() -> None:
+    stage = replace(steps_stage((2,)), warmup_epochs=0.5)
+    rates = [learning_rate(stage, step, 10) for step in (0, 3, 4, 19, 20)]
+    assert rates == pytest.approx([0.02, 0.08, 0.1, 0.1, 0.01])
+
+
 def test_warm_up_may_end_within_an_epoch() -> None:
     warm, cold = cosine_stage(0.5), cosine_stage(0)
     factors = [learning_rate(warm, step, 4) / learning_rate(cold, step, 4) for step in range(4)]

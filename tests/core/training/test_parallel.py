@@ -20,7 +20,7 @@ from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.workspace import Workspace
 from tests.core.conftest import Trained
 from tests.core.processes import in_processes
-from tests.core.tiny import STEPS, checkpoint, copy, records, tiny_cnn, train
+from tests.core.tiny import STEPS, checkpoint, copy, records, send_at, tiny_cnn, train
 
 SETTINGS = [
     # What the encoders drop differs from process to process; what is dropped after them, on the whole batch, does not.
@@ -75,7 +75,7 @@ def test_two_processes_take_a_step_in_parts_and_cut_its_gradients_as_one_does(
     tmp_path: Path, frozen_stage1: Trained
 ) -> None:
     parts = ["stage1.batch_size=8", "stage1.accumulation_steps=2", "stage1.clip_norm=1", "stage1.learning_rate=0.1"]
-    config = frozen_stage1.config.with_settings([*SETTINGS, "model.dropout=0", *parts])
+    config = frozen_stage1.config.with_settings([*SETTINGS, *parts])
     one, two = (copy(frozen_stage1.workspace, tmp_path / name) for name in ("one", "two"))
     _train(one.root, 1, config)
     in_processes(2, _train, two.root, 1, config)
@@ -85,7 +85,7 @@ def test_two_processes_take_a_step_in_parts_and_cut_its_gradients_as_one_does(
         torch.testing.assert_close(shared.model[name], value, atol=2e-5, rtol=1e-4)
 
 
-def _stop(root: Path, config: Config) -> None:
+def _continue_and_stop(root: Path, config: Config) -> None:
     """Have the second of two processes be told to stop in step 4."""
     batches = StageRun.batches
 
@@ -97,17 +97,24 @@ def _stop(root: Path, config: Config) -> None:
 
     StageRun.batches = signalling  # type: ignore[method-assign]
     with pytest.raises(Interrupted, match=f"stopped at step {STEPS + 2}"):
-        _train(root, 1, config)
+        _train(root, 1, config, fresh=False)
 
 
 @pytest.mark.slow
-def test_what_two_processes_begin_another_number_continues(tmp_path: Path, frozen_stage1: Trained) -> None:
+def test_another_number_of_processes_continues(
+    tmp_path: Path, frozen_stage1: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two what one has begun, and one what two have continued."""
     config = frozen_stage1.config.with_settings([*SETTINGS, "stage1.optimizer=adamw"])
     one, two = (copy(frozen_stage1.workspace, tmp_path / name) for name in ("one", "two"))
     _train(one.root, 1, config)
-    in_processes(2, _stop, two.root, config)
+    with monkeypatch.context() as patch:
+        send_at(patch, 1)
+        with pytest.raises(Interrupted):
+            _train(two.root, 1, config)
+    in_processes(2, _continue_and_stop, two.root, config)
     assert checkpoint(two, 1, "last").step == STEPS + 2
-    in_processes(3, _train, two.root, 1, config, False)
+    _train(two.root, 1, config, fresh=False)
     whole, continued = checkpoint(one, 1, "last"), checkpoint(two, 1, "last")
     assert continued.step == whole.step
     for name, value in whole.model.items():

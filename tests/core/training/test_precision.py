@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch._inductor.exc import TritonMissing
 
 from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.models.dual_encoder import DualEncoder
@@ -72,12 +76,18 @@ def test_compiled_encoders_train_to_the_same_numbers(
     assert fast == pytest.approx(plain, rel=1e-3)
 
 
-def test_where_nothing_can_be_compiled_it_is_said(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, TritonMissing])
+def test_where_nothing_can_be_compiled_it_is_said(
+    stage1: Trained, monkeypatch: pytest.MonkeyPatch, error: Callable[[Any], Exception]
+) -> None:
     def broken(*_: object) -> None:
-        raise RuntimeError("no compiler\nmore")
+        raise error("a working triton installation. It is missing\nmore" if error is RuntimeError else None)
 
     monkeypatch.setattr(precision, "_COMPILER", broken)
-    with pytest.raises(ConfigError, match=r"--compile: .* cannot be compiled here \(.*no compiler\); install what is"):
+    with pytest.raises(
+        ConfigError,
+        match=r"--compile: .* cannot be compiled here \(.*a working triton installation\..*\); install what",
+    ):
         train(stage1.workspace, 1, stage1.config, fresh=True, compiled=True)
 
 

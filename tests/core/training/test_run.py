@@ -237,7 +237,7 @@ def test_photos_that_are_all_missing_stop_the_run_with_an_error(own_photos: Trai
     root = own_photos.workspace.load_dataset().root
     for photo in root.glob("train*"):
         photo.unlink()
-    with pytest.raises(DataError, match=r"photos: fewer than 2 photos of step 0 can be read; put them there"):
+    with pytest.raises(DataError, match=r"photos: too few photos of step 0 can be read; put them there"):
         train(own_photos.workspace, 1, own_photos.config)
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from dpce_cli.core.errors import CheckpointError
+from dpce_cli.core.errors import CheckpointError, WorkspaceError
 from dpce_cli.core.interruption import Interrupted
 from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage_files import StageFiles
@@ -90,10 +92,30 @@ def test_beginning_anew_says_what_it_replaces_and_leaves_nothing_of_it(
     with pytest.raises(Interrupted):
         train(stage1.workspace, 1, stage1.config, fresh=True, reporter=reporter)
     assert f"beginning anew; this replaces last.pt, best.pt, curves.png, epoch-1.pt in {folder}" in reporter.notes
-    assert sorted(path.name for path in folder.iterdir()) == ["last.pt", "metrics.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == ["last.pt", "lock", "metrics.jsonl"]
 
 
 def test_a_stage_that_is_begun_for_the_first_time_replaces_nothing(stage1: Trained) -> None:
     reporter = Recorder()
     train(stage1.workspace, 2, stage1.config, reporter=reporter)
     assert not [note for note in reporter.notes if "anew" in note]
+
+
+def test_two_processes_do_not_train_a_stage_at_the_same_time(tmp_path: Path) -> None:
+    hold = (
+        "import pathlib, sys\n"
+        "from dpce_cli.core.training.stage_files import StageFiles\n"
+        "files = StageFiles(pathlib.Path(sys.argv[1]))\n"
+        "files.claim()\n"
+        "print('claimed', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / "stage1")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "claimed\n"
+        with pytest.raises(WorkspaceError, match="stage1: another process trains this stage; wait for it"):
+            StageFiles(tmp_path / "stage1").claim()
+        other.kill()
+    StageFiles(tmp_path / "stage1").claim()

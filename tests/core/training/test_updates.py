@@ -12,6 +12,8 @@ from dpce_cli.core.distributed import rank
 from dpce_cli.core.errors import TrainingError
 from dpce_cli.core.interruption import Interrupted
 from dpce_cli.core.models.dual_encoder import DualEncoder
+from dpce_cli.core.presets import build_preset
+from dpce_cli.core.training.optimisation import ParameterGroup, build_optimizer
 from dpce_cli.core.training.precision import Precision
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.updates import Updater
@@ -72,6 +74,22 @@ def test_a_step_whose_gradients_overflow_is_passed_over_and_the_scale_is_halved(
     plain = updater(1.0)[1]
     plain.load_state(update.state())
     assert (plain.scale, plain.state()) == (1, {})
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_overflow_in_the_first_step_leaves_no_trace(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty_like", lambda value: torch.full_like(value, math.nan))  # what it may hold
+    stage = build_preset("paper-flickr30k").with_settings([f"stage1.optimizer={name}"]).stage1
+    ended = []
+    for scales in ([1.0, 1.0], [math.inf, 1.0, 1.0]):
+        weight = nn.Parameter(torch.ones(5))
+        optimizer = build_optimizer([ParameterGroup("weight", 1.0, [weight])], stage)
+        update = Updater(optimizer, clip_norm=0, precision="fp16", device=torch.device("cpu"), shared_out=[])
+        for scale in scales:
+            update.backward((weight * scale).sum())
+            update.step(0.1, measure=False)
+        ended.append(weight.tolist())
+    assert ended[0] == ended[1]
 
 
 def _overflow_on_the_second_process() -> None:
