@@ -120,7 +120,7 @@ def test_fresh_leaves_nothing_of_the_run_before(stage1: Trained, monkeypatch: py
     send_at(monkeypatch, 1)
     with pytest.raises(Interrupted):
         train(stage1.workspace, 1, changed, fresh=True)
-    assert sorted(path.name for path in folder.iterdir()) == ["last.pt", "metrics.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == ["last.pt", "lock", "metrics.jsonl"]
     assert records(stage1.workspace, 1) == []
     monkeypatch.undo()
     train(stage1.workspace, 1, changed)
