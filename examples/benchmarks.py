@@ -38,9 +38,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from dpce_cli.core.progress import Advance, Reporter
 
@@ -136,26 +137,54 @@ def stage1(options: argparse.Namespace) -> None:
 
 
 def feeding(options: argparse.Namespace) -> None:
-    """Photos a second in the last of three epochs of Stage I, and the share of the time without data to work on."""
-    print(f"Stage I over {options.images} photos of {options.workspace} on {options.device}, {options.workers} workers")
-    for name, cache in (("cached features", True), ("photos", False)):
-        speeds, waits = [], []
-        for in_memory in (True, False):
-            _, records = in_own_process(
-                train,
-                options.workspace,
-                options.images,
-                options.workers,
-                feature_cache=cache,
-                device=options.device,
-                epochs=3,
-                in_memory=in_memory,
-            )
+    """Photos a second in the last of three epochs, and the share of the time without data to work on."""
+    print(
+        f"Stage {options.stage} over {options.images} photos of {options.workspace} on {options.device} in "
+        f"{options.precision}, {options.workers} workers"
+    )
+    for name, cache in [("cached features", True)] * (options.stage == 1) + [("photos", False)]:
+        for fed, in_memory in (("in memory", True), (name, False)):
+            busy: list[int] = []
+            with sampled_utilisation(busy) if options.device == "cuda" else nullcontext():
+                seconds, records = in_own_process(
+                    train,
+                    options.workspace,
+                    options.images,
+                    options.workers,
+                    feature_cache=cache,
+                    device=options.device,
+                    epochs=3,
+                    in_memory=in_memory,
+                    stage=options.stage,
+                    preset=options.preset,
+                    precision=options.precision,
+                    steps=options.steps,
+                )
             last = [record for record in records if record["step"] > records[-1]["step"] * 2 / 3]
-            speeds.append(statistics.harmonic_mean(record["images_per_second"] for record in last))
-            waits.append(statistics.mean(record["data_wait"] for record in last))
-        print(f"  {name:<16}{speeds[1]:10.1f} photos a second, {waits[1]:6.1%} of the time waiting for data")
-        print(f"    in memory     {speeds[0]:10.1f}, ratio {speeds[1] / speeds[0]:.2f}")
+            speed = statistics.harmonic_mean(record["images_per_second"] for record in last)
+            line = f"  {fed:<16}{speed:10.1f} photos a second"
+            if in_memory:
+                most = speed
+            else:
+                waited = statistics.mean(record["data_wait"] for record in last)
+                line += f", ratio {speed / most:.2f}, {waited:.1%} of the time waiting for data"
+            if busy:
+                busy = busy[-max(1, int(seconds[f"stage {options.stage} epoch 3/3"])) :]
+                memory = last[-1]["device_memory"] / 2**20
+                line += f"; GPU at work {statistics.mean(busy):.0f}% of the time, {memory:,.0f} MiB at most"
+            print(line)
+
+
+@contextmanager
+def sampled_utilisation(samples: list[int]) -> Iterator[None]:
+    """Fill `samples` with the percentage of each second in which the first GPU computes."""
+    query = ("nvidia-smi", "--id=0", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop=1")
+    with subprocess.Popen(query, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+        samples += [int(line) for line in process.communicate()[0].split()]
 
 
 def shards(options: argparse.Namespace) -> None:
@@ -214,27 +243,42 @@ def train(
     device: str = "cpu",
     epochs: int = 2,
     in_memory: bool = False,
+    stage: int = 1,
+    preset: str | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    steps: int | None = None,
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Seconds of each part of a Stage I with a frozen CNN, in a workspace of its own, and the records of its steps.
+    """Seconds of each part of a stage from scratch, in a workspace of its own, and the records of its steps.
+
+    Stage I has a frozen CNN whatever the preset.
 
     Args:
+        images: photos and classes; where there are fewer, they come again as others.
         in_memory: the batches of the first epoch are kept on the device and used again.
+        steps: of an epoch, at most.
     """
     import torch
     from torchvision.models import get_model
 
+    from dpce_cli.core.presets import build_preset
     from dpce_cli.core.training.batches import Batch, TrainingSet
     from dpce_cli.core.training.options import RunOptions
     from dpce_cli.core.training.stage1 import train_stage1
+    from dpce_cli.core.training.stage2 import train_in_one_stage
     from dpce_cli.core.workspace import Workspace
 
     dataset = Workspace(root).load_dataset()
-    settings = [
-        f"stage1.epochs={epochs}",
-        "stage1.multipliers.backbone=0",
-        "stage1.multipliers.backbone_bias=0",
-    ]
-    clock = EpochClock()
+    config, train_split = build_preset(preset) if preset else dataset.config, dataset.split("train")
+    settings = [f"stage{stage}.epochs={epochs}"]
+    if stage == 1:
+        settings += ["stage1.multipliers.backbone=0", "stage1.multipliers.backbone_bias=0"]
+    clock, count = EpochClock(), TrainingSet.__init__
+
+    def counted(self: TrainingSet, *args: Any, **kwargs: Any) -> None:
+        count(self, *args, **kwargs)
+        self.steps_per_epoch = min(self.steps_per_epoch, steps or self.steps_per_epoch)
+
+    TrainingSet.__init__ = counted  # type: ignore[method-assign]
     if in_memory:
         kept, read = list[Batch](), TrainingSet.batches
 
@@ -245,20 +289,22 @@ def train(
 
         TrainingSet.batches = batches  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
-        cnn = get_model(dataset.config.image.backbone.removesuffix("-v1"))
+        cnn = get_model(config.image.backbone.removesuffix("-v1"))
         torch.save(cnn.state_dict(), f"{folder}/weights.pt")  # random: their values cost no time
         settings.append(f"image.backbone_weights={folder}/weights.pt")
         workspace = Workspace(Path(folder))
         subset = workspace.save_dataset(
             name=dataset.name,
             root=dataset.root,
-            config=dataset.config.with_settings(settings),
+            config=config.with_settings(settings),
             vocabulary=dataset.vocabulary,
-            images=dataset.split("train")[:images],
+            images=(replace(train_split[i % len(train_split)], image_id=str(i)) for i in range(images)),
         )
-        options = RunOptions(device=torch.device(device), workers=workers, feature_cache=feature_cache, fresh=True)
-        train_stage1(workspace, subset, subset.config, None, options, clock)
-        lines = (workspace.stage_folder(1) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        options = RunOptions(
+            device=torch.device(device), workers=workers, feature_cache=feature_cache, fresh=True, precision=precision
+        )
+        (train_stage1 if stage == 1 else train_in_one_stage)(workspace, subset, subset.config, None, options, clock)
+        lines = (workspace.stage_folder(stage) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return clock.seconds, [json.loads(line) for line in lines]
 
 
@@ -600,6 +646,10 @@ def main() -> None:
     command.add_argument("--images", type=int, default=512)
     command.add_argument("--workers", type=int, default=2)
     command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    command.add_argument("--stage", type=int, choices=[1, 2], default=1)
+    command.add_argument("--preset", help="default: the settings of the data set")
+    command.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
+    command.add_argument("--steps", type=int, help="of an epoch, at most")
 
     command = commands.add_parser("shards", help=shards.__doc__)
     command.set_defaults(run=shards)
