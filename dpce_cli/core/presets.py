@@ -200,11 +200,11 @@ def flickr8k() -> Config:
     paper = paper_flickr30k()
     stage1 = replace(
         paper.stage1,
-        epochs=30,
+        epochs=36,
         batch_size=32,
         captions_per_image=5,
         optimizer="adamw",
-        learning_rate=4e-3,
+        learning_rate=2e-3,
         multipliers=LearningRates(
             backbone=0.0,
             backbone_bias=0.0,
@@ -219,6 +219,7 @@ def flickr8k() -> Config:
         weight_decay=0.05,
         schedule="cosine",
         warmup_epochs=2.0,
+        average_decay=0.999,
     )
     return replace(
         paper,
@@ -232,8 +233,8 @@ def flickr8k() -> Config:
             text_width=0.25,
             relu=False,
             dropout=0.1,
-            feature_dropout=0.2,
-            word_dropout=0.1,
+            feature_dropout=0.3,
+            word_dropout=0.2,
             classifier_bias=False,
             classifier_scale=16.0,
             classifier_sample_rate=1.0,
@@ -271,7 +272,9 @@ def scenes() -> Config:
             cached_crops=0,
         ),
         model=replace(base.model, word_dim=100, feature_dropout=0.0, word_dropout=0.0),
-        stage1=replace(base.stage1, multipliers=learning, epochs=8, captions_per_image=3),
+        stage1=replace(
+            base.stage1, multipliers=learning, epochs=8, captions_per_image=3, learning_rate=4e-3, average_decay=0.0
+        ),
         stage2=replace(
             base.stage2,
             multipliers=learning,
@@ -279,6 +282,7 @@ def scenes() -> Config:
             batch_size=96,
             captions_per_image=3,
             learning_rate=2e-3,
+            average_decay=0.0,
         ),
     )
 

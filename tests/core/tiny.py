@@ -106,6 +106,7 @@ def tiny_config(weights: Path | None, *settings: str) -> Config:
             f"epochs={EPOCHS}",
             f"batch_size={BATCH}",
             "learning_rate=0.003",
+            "average_decay=0.5",
             f"multipliers.backbone={0 if weights else 1}",
         )
     ]
@@ -237,6 +238,7 @@ def outcome(workspace: Workspace, stage: int) -> dict[str, Any]:
     return {
         "records": records(workspace, stage),
         "last": fingerprint(last.model),
+        "averages": fingerprint(last.averages),
         "best": fingerprint(best.model),
         "optimizer": fingerprint(moments),
         "steps": (last.step, best.step),

@@ -8,6 +8,7 @@ import torch
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.models.dual_encoder import DualEncoder
+from dpce_cli.core.training.averaging import averaged
 from dpce_cli.core.training.memory import training_memory
 from dpce_cli.core.training.optimisation import STATES, backbone_is_frozen, parameter_groups
 from dpce_cli.core.training.options import check_shares
@@ -52,6 +53,7 @@ def forecast(
     classes = sum(value.nbytes for value in model.shared_classifier.parameters())
     weights = sum(value.nbytes for value in model.state_dict().values())
     learning = sum(value.nbytes for group in groups if group.multiplier for value in group.parameters)
+    average = averaged(model, settings, frozen_backbone=backbone_is_frozen(groups))
     views = 1 + config.image.mirror + config.image.cached_crops
     embeddings = images * (1 + captions_per_image) * config.model.embedding_dim * 4
     return Forecast(
@@ -68,7 +70,7 @@ def forecast(
         epochs=settings.epochs,
         disk={
             **({"cached features": 2 * images * views * model.image_encoder.feature_dim} if cached else {}),
-            "last.pt": weights + states * learning,
+            "last.pt": weights + states * learning + sum(value.nbytes for value in average.values()),
             "best.pt": weights,
             "embeddings of all": embeddings,
         },
