@@ -80,7 +80,7 @@ class ModelConfig:
     feature_dropout: float
     """Dropout on the image CNN's pooled features; 0 in the paper."""
     word_dropout: float
-    """Share of the words that are blanked in training; 0 in the paper."""
+    """Share of the words that are left out in training; 0 in the paper."""
     relu: bool
     """Whether the losses see embeddings after a ReLU, as in the paper; else as retrieval compares them."""
     classifier_bias: bool

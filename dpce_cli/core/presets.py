@@ -200,7 +200,7 @@ def flickr8k() -> Config:
     paper = paper_flickr30k()
     stage1 = replace(
         paper.stage1,
-        epochs=36,
+        epochs=30,
         batch_size=32,
         captions_per_image=5,
         optimizer="adamw",

@@ -79,7 +79,6 @@ class TextEncoder(nn.Module):
             like ResNet-152. Fewer stages give a shallower network.
         width: factor on every channel count of the residual blocks.
         embedding_dim: length of the embedding.
-        word_dropout: share of the words that are blanked in training; the paper blanks none.
     """
 
     def __init__(
@@ -90,10 +89,8 @@ class TextEncoder(nn.Module):
         blocks: tuple[int, ...],
         width: float,
         embedding_dim: int,
-        word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.word_dropout = word_dropout
         self.words = nn.Embedding(vocabulary_size + 1, word_dim, padding_idx=0)
         self.word_bias = nn.Parameter(torch.zeros(word_dim))
         self.word_bn = nn.BatchNorm1d(word_dim)
@@ -117,9 +114,6 @@ class TextEncoder(nn.Module):
 
     def feature_map(self, token_ids: Tensor) -> Tensor:
         """The last residual block's output for ids `(batch, words)`: `(batch, channels, positions)`."""
-        if self.training and self.word_dropout:
-            dropped = torch.rand(token_ids.shape, device=token_ids.device) < self.word_dropout
-            token_ids = token_ids.masked_fill(dropped, 0)
         x = self.words(token_ids) + self.word_bias  # (batch, words, word_dim)
         return cast(Tensor, self.blocks(self.word_bn(x.transpose(1, 2))))
 
@@ -137,5 +131,4 @@ def build_text_encoder(model: ModelConfig, *, vocabulary_size: int, word_dim: in
         blocks=model.text_blocks,
         width=model.text_width,
         embedding_dim=model.embedding_dim,
-        word_dropout=model.word_dropout,
     )

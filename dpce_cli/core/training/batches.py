@@ -17,6 +17,7 @@ from dpce_cli.core.data.position_shift import shift_randomly
 from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.shards import shard_name
 from dpce_cli.core.data.views import random_crop
+from dpce_cli.core.data.word_dropout import drop_words
 from dpce_cli.core.distributed import gather_objects, lengths, share
 from dpce_cli.core.encoding import pack_captions
 from dpce_cli.core.errors import DataError
@@ -47,7 +48,7 @@ class Batch:
     instance_ids: Tensor
     """`(images,)`, the classes of the instance loss."""
     token_ids: Tensor
-    """`(texts, words)`, placed."""
+    """`(texts, words)`, with words dropped, and placed."""
     text_instance_ids: Tensor
     """`(texts,)`"""
     image_of_text: Tensor
@@ -152,7 +153,7 @@ class TrainingSet:
                 images=images,
                 counts=counts,
                 instance_ids=self.instance_of_image[rows],
-                token_ids=self._placed(self.token_ids[texts], generator),
+                token_ids=self._augmented(self.token_ids[texts], generator),
                 text_instance_ids=self.instance_of_image[rows[owner]],
                 image_of_text=owner,
             )
@@ -183,10 +184,12 @@ class TrainingSet:
             )
         drawn = torch.randperm(len(candidates), generator=generator)[:size]
         chosen = candidates[drawn]
-        return self._placed(self.token_ids[chosen], generator), instance_of_text[chosen]
+        return self._augmented(self.token_ids[chosen], generator), instance_of_text[chosen]
 
-    def _placed(self, token_ids: Tensor, generator: torch.Generator) -> Tensor:
-        return shift_randomly(token_ids, generator) if self.config.model.position_shift else token_ids
+    def _augmented(self, token_ids: Tensor, generator: torch.Generator) -> Tensor:
+        model = self.config.model
+        token_ids = drop_words(token_ids, model.word_dropout, generator)
+        return shift_randomly(token_ids, generator) if model.position_shift else token_ids
 
     def _images(self, order: Tensor, epoch: int, first_step: int) -> Iterator[tuple[Tensor, tuple[int, ...], Tensor]]:
         """By batch: photos of all processes, how many each has, this one's photos or all views of their features."""

@@ -253,14 +253,3 @@ def test_initialising_sets_biases_to_zero_and_depends_on_the_generator_alone() -
     assert all(old.equal(new) for old, new in zip(first, layer.parameters(), strict=True))
     initialise(layer, generator_for(2))
     assert not first[0].equal(linear.weight)
-
-
-def test_words_are_blanked_at_random_in_training_alone() -> None:
-    encoder = TextEncoder(
-        vocabulary_size=WORDS, word_dim=7, blocks=(1,), width=0.05, embedding_dim=9, word_dropout=0.25
-    )
-    encoder.reset_parameters(generator_for("text"))
-    token_ids = torch.randint(1, WORDS + 1, (400, 8), generator=generator_for("captions"))
-    blanks = (word_layer_output(encoder.train(), token_ids) == encoder.word_bias[:, None]).all(1)
-    assert float(blanks.float().mean()) == pytest.approx(0.25, abs=0.02)
-    assert not (word_layer_output(encoder.eval(), token_ids) == encoder.word_bias[:, None]).all(1).any()
