@@ -237,6 +237,12 @@ def test_crops_are_new_in_every_epoch(tmp_path: Path, encoder: ImageEncoder) -> 
     assert not crops[0].equal(crops[1])
 
 
+def test_captions_lose_words_at_random(dataset: PreparedDataset, encoder: ImageEncoder) -> None:
+    photos = training_set(dataset, encoder, "model.word_dropout=0.5", cache=True)
+    lengths = {int(length) for epoch in range(5) for b in photos.batches(epoch) for length in (b.token_ids != 0).sum(1)}
+    assert lengths == {0, 1, 2}
+
+
 def test_captions_are_placed_anywhere_or_left_aligned(dataset: PreparedDataset, encoder: ImageEncoder) -> None:
     starts: dict[bool, set[int]] = {}
     for shift in (True, False):
@@ -248,12 +254,6 @@ def test_captions_are_placed_anywhere_or_left_aligned(dataset: PreparedDataset, 
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_captions_lose_words_at_random(dataset: PreparedDataset, encoder: ImageEncoder) -> None:
-    photos = training_set(dataset, encoder, "model.word_dropout=0.5", cache=True)
-    lengths = {int(length) for epoch in range(5) for b in photos.batches(epoch) for length in (b.token_ids != 0).sum(1)}
-    assert lengths == {0, 1, 2}
-
-
 def test_captions_without_a_known_word_and_photos_without_captions_are_left_out(
     tmp_path: Path, encoder: ImageEncoder, cache: bool
 ) -> None:
