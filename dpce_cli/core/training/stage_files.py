@@ -32,7 +32,7 @@ class StageFiles:
         path = self.folder / "lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_WRONLY | os.O_CREAT)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
         except OSError as error:
             raise WorkspaceError(
                 f"{path}: cannot be written ({error.strerror}); free space or choose another --workspace, then run "
