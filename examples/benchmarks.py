@@ -548,29 +548,33 @@ def plan_and_measure(preset: str, stage: int, classes: int, settings: list[str])
 
     from dpce_cli.core.models.dual_encoder import DualEncoder
     from dpce_cli.core.presets import build_preset
+    from dpce_cli.core.training.averaging import WeightAverage
     from dpce_cli.core.training.memory import take_step, training_memory
-    from dpce_cli.core.training.optimisation import build_optimizer, parameter_groups
+    from dpce_cli.core.training.optimisation import backbone_is_frozen, build_optimizer, parameter_groups
 
     config = build_preset(preset).with_settings(settings)
     sizes = {"vocabulary": 20_000, "word_dim": config.model.word_dim}
     planned = training_memory(config, stage=stage, classes=classes, feature_cache=True, **sizes)
     before = peak_after_imports()
-    chosen = config.stage1 if stage == 1 else config.stage2
+    chosen = config.stage(stage)
     model = DualEncoder(
         config, vocabulary_size=sizes["vocabulary"], word_dim=sizes["word_dim"], instances=classes
     ).train()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.01)
-    optimizer = build_optimizer(parameter_groups(model, chosen.multipliers), chosen)
+    groups = parameter_groups(model, chosen.multipliers)
+    optimizer = build_optimizer(groups, chosen)
     model.shared_classifier.follow(optimizer)
-    cached = not chosen.multipliers.backbone
+    cached = backbone_is_frozen(groups)
     if cached:
         model.image_encoder.backbone.eval()
+    average = WeightAverage(model, chosen, frozen_backbone=cached)
     photos = chosen.batch_size
-    for _ in range(3):
+    for step in range(1, 4):
         take_step(model, config, chosen, photos, photos * chosen.captions_per_image, 1, cached=cached)
         optimizer.step()
         optimizer.zero_grad()
+        average.update(step)
     return sum(planned.values()) / 2**20, peak_mib() - before
 
 

@@ -129,6 +129,7 @@ class TrainingSet:
         if self.features is not None:
             usable &= self.features.flatten(1).any(1)
         self.usable = usable.nonzero().squeeze(1)
+        self._shards = self._shard_of_usable() if self.features is None else None
         self.steps_per_epoch = max(1, len(self.usable) // self.stage.batch_size)
         if left_out := len(known) - int(known.sum()):
             reporter.warn(f"{left_out} training captions have no known word and are left out")
@@ -161,12 +162,19 @@ class TrainingSet:
     def _permutation(self, generator: torch.Generator) -> Tensor:
         """Of the usable photos; those that are read from shards by windows, each of shards chosen at random."""
         shuffled = torch.randperm(len(self.usable), generator=generator)
-        if self.features is not None or any(image.extent is None for image in self.images):
+        if self._shards is None:
             return shuffled
+        count, shards = self._shards
+        window = torch.randperm(count, generator=generator) % -(-count // SHARDS_READ_TOGETHER)
+        return shuffled[window[shards[shuffled]].argsort(stable=True)]
+
+    def _shard_of_usable(self) -> tuple[int, Tensor] | None:
+        """How many shards there are, and the number of each usable photo's; None if photos are files of their own."""
+        if any(image.extent is None for image in self.images):
+            return None
         numbers = dict[str, int]()
         shards = [numbers.setdefault(shard_name(image.path), len(numbers)) for image in self.images]
-        window = torch.randperm(len(numbers), generator=generator) % -(-len(numbers) // SHARDS_READ_TOGETHER)
-        return shuffled[window[torch.tensor(shards)[self.usable[shuffled]]].argsort(stable=True)]
+        return len(numbers), torch.tensor(shards)[self.usable]
 
     def caption_pool(self, size: int, without: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Token and instance ids of `size` random placed captions of other instances than `without`.

@@ -48,12 +48,13 @@ def forecast(
     with torch.device("meta"):
         model = DualEncoder(config, vocabulary_size=vocabulary, word_dim=config.model.word_dim, instances=images)
     groups = parameter_groups(model, settings.multipliers)
-    cached = feature_cache and backbone_is_frozen(groups)
+    frozen = backbone_is_frozen(groups)
+    cached = feature_cache and frozen
     states = STATES[settings.optimizer]
     classes = sum(value.nbytes for value in model.shared_classifier.parameters())
     weights = sum(value.nbytes for value in model.state_dict().values())
     learning = sum(value.nbytes for group in groups if group.multiplier for value in group.parameters)
-    average = averaged(model, settings, frozen_backbone=backbone_is_frozen(groups))
+    average = averaged(model, settings, frozen_backbone=frozen)
     views = 1 + config.image.mirror + config.image.cached_crops
     embeddings = images * (1 + captions_per_image) * config.model.embedding_dim * 4
     return Forecast(
