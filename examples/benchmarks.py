@@ -137,12 +137,13 @@ def stage1(options: argparse.Namespace) -> None:
 
 
 def feeding(options: argparse.Namespace) -> None:
-    """Photos a second in the last of three epochs, and the share of the time without data to work on."""
+    """Photos a second after the first epoch, and the share of the time without data to work on."""
     print(
         f"Stage {options.stage} over {options.images} photos of {options.workspace} on {options.device} in "
         f"{options.precision}, {options.workers} workers"
     )
     for name, cache in [("cached features", True)] * (options.stage == 1) + [("photos", False)]:
+        epochs = 15 if cache else 3
         for fed, in_memory in (("in memory", True), (name, False)):
             busy: list[int] = []
             with sampled_utilisation(busy) if options.device == "cuda" else nullcontext():
@@ -153,24 +154,24 @@ def feeding(options: argparse.Namespace) -> None:
                     options.workers,
                     feature_cache=cache,
                     device=options.device,
-                    epochs=3,
+                    epochs=epochs,
                     in_memory=in_memory,
                     stage=options.stage,
                     preset=options.preset,
                     precision=options.precision,
                     steps=options.steps,
                 )
-            last = [record for record in records if record["step"] > records[-1]["step"] * 2 / 3]
-            speed = statistics.harmonic_mean(record["images_per_second"] for record in last)
+            later = [record for record in records if record["step"] > records[-1]["step"] / epochs]
+            speed = statistics.harmonic_mean(record["images_per_second"] for record in later)
             line = f"  {fed:<16}{speed:10.1f} photos a second"
             if in_memory:
                 most = speed
             else:
-                waited = statistics.mean(record["data_wait"] for record in last)
+                waited = statistics.mean(record["data_wait"] for record in later)
                 line += f", ratio {speed / most:.2f}, {waited:.1%} of the time waiting for data"
             if busy:
-                busy = busy[-max(1, int(seconds[f"stage {options.stage} epoch 3/3"])) :]
-                memory = last[-1]["device_memory"] / 2**20
+                busy = busy[-max(1, int(seconds[f"stage {options.stage} epoch {epochs}/{epochs}"])) :]
+                memory = later[-1]["device_memory"] / 2**20
                 line += f"; GPU at work {statistics.mean(busy):.0f}% of the time, {memory:,.0f} MiB at most"
             print(line)
 

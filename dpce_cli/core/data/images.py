@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,15 +151,17 @@ def read_views(
     *,
     batch_size: int,
     workers: int,
+    order: Iterable[int] | None = None,
     pinned: bool = False,
 ) -> Iterator[tuple[list[int], Tensor, list[str]]]:
-    """Load and view images below `root` in order, `batch_size` of them at a time.
+    """Load and view images below `root` in `order`, `batch_size` of them at a time.
 
-    Yields the positions in `images` that loaded, their views as one uint8 tensor (positions, 3, h, w), and a
+    Yields the positions in `order` that loaded, their views as one uint8 tensor (positions, 3, h, w), and a
     message for each image that did not load, for the caller to pass to `Reporter.warn` and to count. A batch
     of which nothing loaded has no positions and an empty tensor of no particular shape.
 
     Args:
+        order: indices of `images`, of any number; None for all of them once, as they stand.
         view: gets each image and its position, so that random views can be seeded by position; picklable,
             because `workers` processes run it (0: this process).
         pinned: yield views in memory that a GPU copies from by itself, while other things go on.
@@ -167,6 +169,7 @@ def read_views(
     loader: DataLoader[Any] = DataLoader(
         _Views(root, images, view),
         batch_size=batch_size,
+        sampler=enumerate(range(len(images)) if order is None else order),
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_leave_interrupts_to_parent,
@@ -190,11 +193,9 @@ class _Views(Dataset[tuple[int, Tensor | str]]):
         self.root, self.view = root, view
         self.places = [(image.path, image.extent) for image in images]  # a worker needs no captions
 
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, position: int) -> tuple[int, Tensor | str]:
-        path, extent = self.places[position]
+    def __getitem__(self, place: tuple[int, int]) -> tuple[int, Tensor | str]:
+        position, index = place
+        path, extent = self.places[index]
         try:
             image = load_image(self.root / path, extent)
         except DataError as error:

@@ -18,7 +18,7 @@ from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.shards import shard_name
 from dpce_cli.core.data.views import random_crop
 from dpce_cli.core.data.word_dropout import drop_words
-from dpce_cli.core.distributed import gather_objects, lengths, share
+from dpce_cli.core.distributed import gather_objects, lengths, share, world_size
 from dpce_cli.core.encoding import pack_captions
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.feature_cache import cached_features
@@ -133,17 +133,21 @@ class TrainingSet:
         self.steps_per_epoch = max(1, len(self.usable) // self.stage.batch_size)
         if left_out := len(known) - int(known.sum()):
             reporter.warn(f"{left_out} training captions have no known word and are left out")
-        if len(self.usable) < 2:
+        if len(self.usable) < max(2, world_size()):
             raise DataError(
-                f"data set '{dataset.name}' has {len(self.usable)} usable training images; training needs at least 2"
+                f"data set '{dataset.name}' has {len(self.usable)} usable training images; training needs at least 2, "
+                "and one for each process"
             )
+        self._next_step = -1
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The full batches of `epoch` (from 0) from step `first_step` on; what is left over waits for another order."""
-        size = self.stage.batch_size
-        order = self.usable[self._permutation(generator_for(*self.seed, epoch))]
-        order = order[first_step * size : self.steps_per_epoch * size]
-        for step, (rows, counts, images) in enumerate(self._images(order, epoch, first_step), start=first_step):
+        start = epoch * self.steps_per_epoch
+        if self._next_step != start + first_step:
+            self._images_of_steps = self._read(start + first_step)
+        for step in range(first_step, self.steps_per_epoch):
+            rows, counts, images = next(self._images_of_steps)
+            self._next_step = start + step + 1
             generator = generator_for(*self.seed, epoch, step)
             texts, owner = self._draw_captions(rows, generator)
             if self.features is not None:
@@ -199,20 +203,34 @@ class TrainingSet:
         token_ids = drop_words(token_ids, model.word_dropout, generator)
         return shift_randomly(token_ids, generator) if model.position_shift else token_ids
 
-    def _images(self, order: Tensor, epoch: int, first_step: int) -> Iterator[tuple[Tensor, tuple[int, ...], Tensor]]:
-        """By batch: photos of all processes, how many each has, this one's photos or all views of their features."""
-        size = self.stage.batch_size
-        batches = order.split(size)
+    def _order(self, first: int) -> Iterator[Tensor]:
+        """The photos of each step from `first` on, to the end of the last epoch."""
+        for epoch in range(first // self.steps_per_epoch, self.stage.epochs):
+            order = self.usable[self._permutation(generator_for(*self.seed, epoch))]
+            done = max(0, first - epoch * self.steps_per_epoch)
+            yield from order.split(self.stage.batch_size)[done : self.steps_per_epoch]
+
+    def _read(self, first: int) -> Iterator[tuple[Tensor, tuple[int, ...], Tensor]]:
+        """By step: photos of all processes, how many each has, this one's photos or all views of their features.
+
+        Photos are read ahead past the ends of epochs.
+        """
         if self.features is not None:
-            for rows in batches:
+            for rows in self._order(first):
                 yield rows, lengths(len(rows)), self.features[rows[share(len(rows))]]
             return
-        own = share(len(batches[0])) if batches else slice(0, 0)
+        size = min(self.stage.batch_size, len(self.usable))
+        own = share(size)
         length = own.stop - own.start
-        view = _TrainingViews(self.config.image, (*self.seed, epoch), first_step * size + own.start, length, size)
-        photos = [self.images[i] for rows in batches for i in rows[own].tolist()]
-        views = read_views(self.root, photos, view, batch_size=max(1, length), workers=self.workers, pinned=self.on_gpu)
-        for rows, (positions, pixels, problems) in zip(batches, views, strict=True):
+        view = _TrainingViews(
+            self.config.image, self.seed, first=first, steps=self.steps_per_epoch, start=own.start, length=length,
+            size=size,
+        )  # fmt: skip
+        views = read_views(
+            self.root, self.images, view, batch_size=length, workers=self.workers, pinned=self.on_gpu,
+            order=(row for rows in self._order(first) for row in rows[own].tolist()),
+        )  # fmt: skip
+        for rows, (positions, pixels, problems) in zip(self._order(first), views, strict=True):
             readable, unreadable = zip(
                 *gather_objects(([own.start + position % length for position in positions], problems)), strict=True
             )
@@ -236,14 +254,20 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class _TrainingViews:
-    """Crops that depend on a photo's place in the epoch, of which a process sees `length` in every `size`."""
+    """Crops that depend on a photo's place in its epoch, for a process with `length` of the `size` photos of a step."""
 
     config: ImageConfig
-    seed: tuple[int, ...]
+    seed: tuple[int, int]
+    first: int
+    """The step of position 0."""
+    steps: int
+    """Of an epoch."""
     start: int
+    """Of this process's photos among those of a step."""
     length: int
     size: int
 
     def __call__(self, image: Image.Image, position: int) -> Tensor:
-        place = self.start + position // self.length * self.size + position % self.length
-        return random_crop(self.config, image, "crop", *self.seed, place)
+        later, place = divmod(position, self.length)
+        epoch, step = divmod(self.first + later, self.steps)
+        return random_crop(self.config, image, "crop", *self.seed, epoch, step * self.size + self.start + place)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import Config
+from dpce_cli.core.data.images import read_views
 from dpce_cli.core.encoding import pack_captions
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.models.image_encoder import ImageEncoder
@@ -73,6 +75,7 @@ def config(*settings: str) -> Config:
             "image.crop=32",
             "image.cached_crops=1",
             f"text.max_words={POSITIONS}",
+            "stage1.epochs=60",
             "stage1.batch_size=3",
             "stage2.batch_size=4",
             *settings,
@@ -310,6 +313,27 @@ def test_fewer_photos_than_a_batch_are_one_batch(tmp_path: Path, encoder: ImageE
     photos = training_set(prepared(tmp_path, [[(1,)], [(2,)]]), encoder, "stage1.batch_size=64")
     assert photos.steps_per_epoch == 1
     assert [sorted(batch.instance_ids.tolist()) for batch in photos.batches(0)] == [[0, 1]]
+
+
+def test_photos_are_read_ahead_past_the_ends_of_epochs(
+    dataset: PreparedDataset, encoder: ImageEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers start once, and again only where training goes on elsewhere."""
+    started = list[int]()
+
+    def read(*args: Any, **kwargs: Any) -> Iterator[tuple[list[int], Tensor, list[str]]]:
+        started.append(kwargs["batch_size"])
+        return read_views(*args, **kwargs)
+
+    monkeypatch.setattr("dpce_cli.core.training.batches.read_views", read)
+    photos = training_set(dataset, encoder)
+    ahead = [list(photos.batches(epoch)) for epoch in range(1, 4)]
+    assert len(started) == 1
+    list(photos.batches(2))
+    list(photos.batches(3, 1))
+    assert len(started) == 3
+    for epoch, batches in enumerate(ahead, start=1):
+        assert same(batches, list(training_set(dataset, encoder).batches(epoch)))
 
 
 def test_a_single_usable_photo_is_too_few(tmp_path: Path, encoder: ImageEncoder) -> None:

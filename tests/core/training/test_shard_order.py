@@ -24,7 +24,7 @@ from tests.core.tiny import BATCH, Recorder, prepare, tiny_cnn, tiny_config, tin
 from tests.tars import write_tar
 
 PHOTOS, SHARDS = 26, 6
-CONFIG = tiny_config(None, "model.position_shift=false")
+CONFIG = tiny_config(None, "model.position_shift=false", "stage1.epochs=20")
 
 
 @pytest.fixture
