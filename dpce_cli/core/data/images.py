@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing.process
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,9 @@ def read_views(
         view: gets each image and its position, so that random views can be seeded by position; picklable,
             because `workers` processes run it (0: this process).
         pinned: yield views in memory that a GPU copies from by itself, while other things go on.
+
+    Raises:
+        DataError: one of the processes was ended from outside.
     """
     loader: DataLoader[Any] = DataLoader(
         _Views(root, images, view),
@@ -176,12 +181,13 @@ def read_views(
         pin_memory=pinned,
         generator=torch.Generator(),  # without it DataLoader would draw from the global one
     )
-    with interrupts_held_back():
+    others = multiprocessing.active_children()
+    with interrupts_held_back(), _deaths_told([]):
         batches = iter(loader)
+    processes = [process for process in multiprocessing.active_children() if process not in others]
     while True:
-        with (
-            interrupts_held_back()
-        ):  # within, it could leave a queue's lock taken, for the end of the workers to wait for
+        # An interrupt within could leave a queue's lock taken, for the end of the workers to wait for.
+        with interrupts_held_back(), _deaths_told(processes):
             batch = next(batches, None)
         if batch is None:
             return
@@ -222,6 +228,32 @@ def _collate(items: list[tuple[int, Tensor | str]]) -> _Loaded:
     messages = [message for _, message in items if isinstance(message, str)]
     views = torch.stack([view for _, view in loaded]) if loaded else torch.empty(0, dtype=torch.uint8)
     return _Loaded([position for position, _ in loaded], views.numpy(), messages)
+
+
+@contextmanager
+def _deaths_told(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iterator[None]:
+    """Raise `DataError` in the block when one of `workers` has died, perhaps before.
+
+    The rest of what it was sending would be waited for forever. DataLoader's own means against it raises wherever the
+    program is, while it saves a checkpoint, say; it is undone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def tell(*_: object) -> None:
+        if any(worker.exitcode for worker in workers):
+            raise DataError(
+                "a process that reads photos was ended, as the system does when memory runs out; run the same command "
+                "to continue, with fewer --workers, or with --workers 0"
+            )
+
+    before = signal.signal(signal.SIGCHLD, tell)
+    try:
+        tell()
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:

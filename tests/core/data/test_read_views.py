@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from torch import Tensor
 from dpce_cli.core.data.images import _collate, plain_view, read_views
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.data.shards import extent, members
+from dpce_cli.core.errors import DataError
 from tests.tars import write_tar
 
 
@@ -101,6 +103,20 @@ def test_leaving_the_iteration_early_ends_the_workers(tmp_path: Path, album: lis
     start = time.monotonic()
     del views
     assert time.monotonic() - start < 5
+
+
+def test_a_worker_that_is_killed_is_told_where_its_photos_are_waited_for(
+    tmp_path: Path, album: list[CaptionedImage]
+) -> None:
+    handler, others = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
+    views = read_views(tmp_path, album * 50, tiny_view, batch_size=2, workers=2)
+    next(views)
+    worker = (set(multiprocessing.active_children()) - others).pop()
+    worker.kill()
+    worker.join()
+    assert signal.getsignal(signal.SIGCHLD) == handler
+    with pytest.raises(DataError, match=r"a process that reads photos was ended, .* with fewer --workers"):
+        list(views)
 
 
 INTERRUPTED = """
