@@ -252,6 +252,9 @@ def _deaths_told(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iter
     try:
         tell()
         yield
+    except RuntimeError:  # DataLoader's, in place of what `tell` raised
+        tell()
+        raise
     finally:
         signal.signal(signal.SIGCHLD, before)
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dpce_cli.core.data.images import _collate, plain_view, read_views
+from dpce_cli.core.data.images import View, _collate, plain_view, read_views
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.data.shards import extent, members
 from dpce_cli.core.errors import DataError
@@ -105,16 +106,28 @@ def test_leaving_the_iteration_early_ends_the_workers(tmp_path: Path, album: lis
     assert time.monotonic() - start < 5
 
 
-def test_a_worker_that_is_killed_is_told_where_its_photos_are_waited_for(
-    tmp_path: Path, album: list[CaptionedImage]
+def large_view(image: Image.Image, position: int) -> Tensor:
+    return torch.zeros(3, 512, 512, dtype=torch.uint8)
+
+
+def endless_view(image: Image.Image, position: int) -> Tensor:
+    time.sleep(60 if position else 0)
+    return tiny_view(image, position)
+
+
+@pytest.mark.parametrize("view", [large_view, endless_view])
+def test_a_killed_worker_is_told_where_its_photos_are_waited_for(
+    tmp_path: Path, album: list[CaptionedImage], view: View
 ) -> None:
+    """Whether it was sending, more than fits into a pipe, or at work."""
     handler, others = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
-    views = read_views(tmp_path, album * 50, tiny_view, batch_size=2, workers=2)
+    views = read_views(tmp_path, album, view, batch_size=1, workers=2)
     next(views)
-    worker = (set(multiprocessing.active_children()) - others).pop()
-    worker.kill()
-    worker.join()
     assert signal.getsignal(signal.SIGCHLD) == handler
+    worker = (set(multiprocessing.active_children()) - others).pop()
+    threading.Timer(0.5, worker.kill).start()
+    if view is large_view:
+        worker.join()
     with pytest.raises(DataError, match=r"a process that reads photos was ended, .* with fewer --workers"):
         list(views)
 
