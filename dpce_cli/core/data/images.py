@@ -32,6 +32,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 ENOUGH_PIXELS = 1024
 """A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as each side keeps this many pixels."""
 
+_abandoned: list[Any] = []
+"""Iterators of a killed worker: their end would wait for the rest of what it was sending, to memory for a GPU."""
+
 
 def load_image(path: Path, extent: Extent | None = None) -> Image.Image:
     """Decode an image file, its first frame where it has several, to RGB as a person would see it.
@@ -186,9 +189,15 @@ def read_views(
         batches = iter(loader)
     processes = [process for process in multiprocessing.active_children() if process not in others]
     while True:
-        # An interrupt within could leave a queue's lock taken, for the end of the workers to wait for.
-        with interrupts_held_back(), _deaths_told(processes):
-            batch = next(batches, None)
+        try:
+            # An interrupt within could leave a queue's lock taken, for the end of the workers to wait for.
+            with interrupts_held_back(), _deaths_told(processes):
+                batch = next(batches, None)
+        except DataError:
+            for process in processes:
+                process.kill()
+            _abandoned.append(batches)
+            raise
         if batch is None:
             return
         yield batch.positions, torch.as_tensor(batch.views), batch.messages
