@@ -56,8 +56,6 @@ class Checkpoint:
     """State dict of the optimizer; empty in best.pt."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """Loss scale of a run in float16; empty otherwise and in best.pt."""
-    averages: dict[str, Tensor] = field(default_factory=dict)
-    """Moving averages of the weights, by their names in `model`; empty in best.pt, whose model has them for weights."""
     fingerprint: str = ""
     """SHA-256 of the model's weights; set by `save_checkpoint`."""
 

@@ -150,9 +150,6 @@ class StageConfig:
     finds its negatives within a part."""
     clip_norm: float = 0.0
     """Largest L2 norm of all gradients together; 0 lets any pass."""
-    average_decay: float = 0.0
-    """Decay, from step to step, of the moving average of the encoders' weights that is validated and kept as the best
-    model; 0: they themselves are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +211,6 @@ class Config:
                 ),
                 f"{name}.captions_per_image of at least 1": stage.captions_per_image >= 1,
                 f"{name}.label_smoothing below 1": stage.label_smoothing < 1,
-                f"{name}.average_decay below 1": stage.average_decay < 1,
                 f"{name}.multipliers with one above 0": any(dataclasses.astuple(stage.multipliers)),
             }
         checks["stage2.negative_pool of at least 1"] = self.stage2.negative_pool >= 1

@@ -219,7 +219,6 @@ def flickr8k() -> Config:
         weight_decay=0.05,
         schedule="cosine",
         warmup_epochs=2.0,
-        average_decay=0.999,
     )
     return replace(
         paper,
@@ -272,9 +271,7 @@ def scenes() -> Config:
             cached_crops=0,
         ),
         model=replace(base.model, word_dim=100, feature_dropout=0.0, word_dropout=0.0),
-        stage1=replace(
-            base.stage1, multipliers=learning, epochs=8, captions_per_image=3, learning_rate=4e-3, average_decay=0.0
-        ),
+        stage1=replace(base.stage1, multipliers=learning, epochs=8, captions_per_image=3, learning_rate=4e-3),
         stage2=replace(
             base.stage2,
             multipliers=learning,
@@ -282,7 +279,6 @@ def scenes() -> Config:
             batch_size=96,
             captions_per_image=3,
             learning_rate=2e-3,
-            average_decay=0.0,
         ),
     )
 

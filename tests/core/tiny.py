@@ -106,7 +106,6 @@ def tiny_config(weights: Path | None, *settings: str) -> Config:
             f"epochs={EPOCHS}",
             f"batch_size={BATCH}",
             "learning_rate=0.003",
-            "average_decay=0.5",
             f"multipliers.backbone={0 if weights else 1}",
         )
     ]
@@ -238,7 +237,6 @@ def outcome(workspace: Workspace, stage: int) -> dict[str, Any]:
     return {
         "records": records(workspace, stage),
         "last": fingerprint(last.model),
-        "averages": fingerprint(last.averages),
         "best": fingerprint(best.model),
         "optimizer": fingerprint(moments),
         "steps": (last.step, best.step),

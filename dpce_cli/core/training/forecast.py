@@ -8,7 +8,6 @@ import torch
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.training.averaging import averaged
 from dpce_cli.core.training.memory import training_memory
 from dpce_cli.core.training.optimisation import STATES, backbone_is_frozen, parameter_groups
 from dpce_cli.core.training.options import check_shares
@@ -48,13 +47,11 @@ def forecast(
     with torch.device("meta"):
         model = DualEncoder(config, vocabulary_size=vocabulary, word_dim=config.model.word_dim, instances=images)
     groups = parameter_groups(model, settings.multipliers)
-    frozen = backbone_is_frozen(groups)
-    cached = feature_cache and frozen
+    cached = feature_cache and backbone_is_frozen(groups)
     states = STATES[settings.optimizer]
     classes = sum(value.nbytes for value in model.shared_classifier.parameters())
     weights = sum(value.nbytes for value in model.state_dict().values())
     learning = sum(value.nbytes for group in groups if group.multiplier for value in group.parameters)
-    average = averaged(model, settings, frozen_backbone=frozen)
     views = 1 + config.image.mirror + config.image.cached_crops
     embeddings = images * (1 + captions_per_image) * config.model.embedding_dim * 4
     return Forecast(
@@ -71,7 +68,7 @@ def forecast(
         epochs=settings.epochs,
         disk={
             **({"cached features": 2 * images * views * model.image_encoder.feature_dim} if cached else {}),
-            "last.pt": weights + states * learning + sum(value.nbytes for value in average.values()),
+            "last.pt": weights + states * learning,
             "best.pt": weights,
             "embeddings of all": embeddings,
         },

@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from dpce_cli.core.config import Config, RankingStageConfig, StageConfig
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.training.averaging import averaged
 from dpce_cli.core.training.optimisation import STATES, backbone_is_frozen, freeze, parameter_groups
 
 
@@ -33,8 +32,8 @@ def training_memory(
     Not counted: what single operations need for themselves, and what CUDA, cuDNN, NCCL and the memory allocator keep.
 
     Returns:
-        "weights", "optimizer", "average" of the weights if there is one, "gradients in exchange" of several processes,
-        and "a step": activations, gradients and what is in between, as much as there is at a time.
+        "weights", "optimizer", "gradients in exchange" of several processes, and "a step": activations, gradients and
+        what is in between, as much as there is at a time.
     """
     settings = config.stage(stage)
     photos = settings.batch_size // settings.accumulation_steps
@@ -56,8 +55,6 @@ def training_memory(
     kept = {"weights": weights, "optimizer": states * learning}
     if config.model.classifier_sample_rate < 1:  # the sample is a copy
         kept = {"weights": weights + whole, "optimizer": states * (learning - rows + whole)}
-    if average := averaged(model, settings, frozen_backbone=frozen):
-        kept["average"] = sum(value.nbytes for value in average.values())
     if processes > 1:
         kept["gradients in exchange"] = learning - rows
         for encoder in (model.image_encoder, model.text_encoder):

@@ -30,7 +30,6 @@ from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.models.text_encoder import TextEncoder
 from dpce_cli.core.progress import Reporter, duration
 from dpce_cli.core.seeding import derived_seed
-from dpce_cli.core.training.averaging import WeightAverage
 from dpce_cli.core.training.batches import Batch, TrainingSet
 from dpce_cli.core.training.health import SMALLEST_SCALE, StuckRanking, diverged
 from dpce_cli.core.training.journal import Journal
@@ -82,7 +81,6 @@ class StageRun:
         self.optimizer = build_optimizer(self.groups, self.stage)
         classifier = model.shared_classifier
         classifier.follow(self.optimizer)
-        self.average = WeightAverage(model, self.stage, frozen_backbone=self.frozen_backbone)
         self.updater = Updater(
             self.optimizer, clip_norm=self.stage.clip_norm, precision=options.precision, device=options.device,
             shared_out=list(classifier.parameters()),
@@ -201,7 +199,6 @@ class StageRun:
         logging = self.meter.steps + 1 == _LOG_EVERY or end_of_epoch
         norm = self.updater.step(rate, measure=logging)
         self.step += 1
-        self.average.update(self.step)
         self.meter.finish_step(len(self._batch.rows))
         if logging:
             self._log(rate, norm)
@@ -244,19 +241,18 @@ class StageRun:
             Interrupted: a person asked for it.
         """
         line = ""
-        with self.average.in_place():
-            if self.validation_set:
-                # The first process alone: nothing of it is shared out, and none has to wait for long.
-                metrics = cast(
-                    RetrievalMetrics, gather_objects(None if rank() else self.validation_set.evaluate(self.model))[0]
-                )
-                if self.journal:
-                    self.journal.write("validation", self.step, validation_record(metrics))
-                line = validation_line(metrics)
-            if not self.validation_set or metrics.rsum > self.best.get("rsum", -1.0):
-                self.best = {"rsum": metrics.rsum, "epoch": epoch + 1} if self.validation_set else {}
-                self._save(self.files.best)
-                line += " (best so far)" if line else ""
+        if self.validation_set:
+            # The first process alone: nothing of it is shared out, and none has to wait for long.
+            metrics = cast(
+                RetrievalMetrics, gather_objects(None if rank() else self.validation_set.evaluate(self.model))[0]
+            )
+            if self.journal:
+                self.journal.write("validation", self.step, validation_record(metrics))
+            line = validation_line(metrics)
+        if not self.validation_set or metrics.rsum > self.best.get("rsum", -1.0):
+            self.best = {"rsum": metrics.rsum, "epoch": epoch + 1} if self.validation_set else {}
+            self._save(self.files.best)
+            line += " (best so far)" if line else ""
         self._save(self.files.last)
         if self.options.keep > 1 and not rank():
             self.files.keep_last(epoch + 1, self.options.keep)
@@ -301,5 +297,3 @@ class StageRun:
         note(f"word vectors: {self.words.source}")
         for line in optimisation_lines(stage, self.groups):
             note(line)
-        if stage.average_decay:
-            note(f"validated and kept: a moving average of the weights, decay {stage.average_decay:g}")

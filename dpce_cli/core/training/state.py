@@ -1,8 +1,7 @@
 """What a run saves, and how it goes on from there, with any number of processes.
 
-A checkpoint has the weights and their average, the optimizer's state, float16's loss scale, the finished steps and the
-configuration. Nothing else is needed: learning rates, the order of photos, crops, captions and dropout follow from seed
-and step.
+A checkpoint has the weights, the optimizer's state, float16's loss scale, the finished steps and the configuration.
+Nothing else is needed: learning rates, the order of photos, crops, captions and dropout follow from seed and step.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from dpce_cli.core.checkpoint import Checkpoint, check_belongs, load_checkpoint,
 from dpce_cli.core.config import differences
 from dpce_cli.core.distributed import gather_to_first, rank, share, world_size
 from dpce_cli.core.errors import CheckpointError
-from dpce_cli.core.training.averaging import copy_values
 
 if TYPE_CHECKING:
     from dpce_cli.core.training.run import StageRun
@@ -55,7 +53,6 @@ def save_state(run: StageRun, path: Path, *, to_continue: bool) -> None:
             model=model,
             optimizer=optimizer,
             scaler=run.updater.state() if to_continue else {},
-            averages=run.average.values if to_continue else {},
         ),
     )
 
@@ -91,7 +88,6 @@ def resume(run: StageRun) -> dict[str, Tensor]:
     run.model.load_state_dict(checkpoint.model)
     run.optimizer.load_state_dict(checkpoint.optimizer)
     run.updater.load_state(checkpoint.scaler)
-    copy_values(checkpoint.averages, run.average.values)
     run.step, run.best = checkpoint.step, checkpoint.best
     run.reporter.note(f"continuing {last} after step {run.step}")
     return checkpoint.unlogged
