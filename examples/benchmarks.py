@@ -40,6 +40,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -112,23 +113,26 @@ def first_layer(one_hot: bool, batch: int, words: int, vocabulary: int, steps: i
 
 
 class EpochClock(Reporter):
-    """Notes how long whatever is tracked takes."""
+    """Notes when whatever is tracked begins and ends."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.spans: dict[str, tuple[float, float]] = {}
 
     @contextmanager
     def track(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
-        start = time.perf_counter()
+        start = time.time()
         with super().track(label, total, done) as advance:
             yield advance
-        self.seconds[label] = time.perf_counter() - start
+        self.spans[label] = start, time.time()
 
 
 def stage1(options: argparse.Namespace) -> None:
     """The second epoch of Stage I over the same photos with the same frozen image CNN."""
-    cached, _ = in_own_process(train, options.workspace, options.images, options.workers, feature_cache=True)
-    fresh, _ = in_own_process(train, options.workspace, options.images, options.workers, feature_cache=False)
+    runs = [
+        in_own_process(train, options.workspace, options.images, options.workers, feature_cache=cache)
+        for cache in (True, False)
+    ]
+    cached, fresh = ({label: end - start for label, (start, end) in spans.items()} for spans, _ in runs)
     epoch, cache = "stage 1 epoch 2/2", "features of train photos"
     print(f"Stage I over {options.images} photos of {options.workspace}, {options.workers} workers")
     print(f"  image CNN each epoch   {fresh[epoch]:9.2f} s an epoch")
@@ -145,9 +149,9 @@ def feeding(options: argparse.Namespace) -> None:
     for name, cache in [("cached features", True)] * (options.stage == 1) + [("photos", False)]:
         epochs = 15 if cache else 3
         for fed, in_memory in (("in memory", True), (name, False)):
-            busy: list[int] = []
-            with sampled_utilisation(busy) if options.device == "cuda" else nullcontext():
-                seconds, records = in_own_process(
+            samples: list[tuple[float, int]] = []
+            with sampled_utilisation(samples) if options.device == "cuda" else nullcontext():
+                spans, records = in_own_process(
                     train,
                     options.workspace,
                     options.images,
@@ -169,23 +173,29 @@ def feeding(options: argparse.Namespace) -> None:
             else:
                 waited = statistics.mean(record["data_wait"] for record in later)
                 line += f", ratio {speed / most:.2f}, {waited:.1%} of the time waiting for data"
-            if busy:
-                busy = busy[-max(1, int(seconds[f"stage {options.stage} epoch {epochs}/{epochs}"])) :]
-                memory = later[-1]["device_memory"] / 2**20
-                line += f"; GPU at work {statistics.mean(busy):.0f}% of the time, {memory:,.0f} MiB at most"
+            if options.device == "cuda":
+                line += f"; {later[-1]['device_memory'] / 2**20:,.0f} MiB at most"
+                measured = [spans[f"stage {options.stage} epoch {epoch}/{epochs}"] for epoch in range(2, epochs + 1)]
+                busy = [share for when, share in samples if any(start < when < end for start, end in measured)]
+                if busy:
+                    line += f", GPU at work {statistics.mean(busy):.0f}% of the time"
             print(line)
 
 
 @contextmanager
-def sampled_utilisation(samples: list[int]) -> Iterator[None]:
-    """Fill `samples` with the percentage of each second in which the first GPU computes."""
-    query = ("nvidia-smi", "--id=0", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop=1")
+def sampled_utilisation(samples: list[tuple[float, int]]) -> Iterator[None]:
+    """Fill `samples` with times and the percentage of the moments before in which the first GPU computes."""
+    fields = "--query-gpu=timestamp,utilization.gpu"
+    query = ("nvidia-smi", "--id=0", fields, "--format=csv,noheader,nounits", "--loop-ms=250")
     with subprocess.Popen(query, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield
         finally:
             process.terminate()
-        samples += [int(line) for line in process.communicate()[0].split()]
+        for line in process.communicate()[0].splitlines():
+            when, share = line.split(", ")
+            if share.isdecimal():  # not so on a part of a GPU
+                samples.append((datetime.strptime(when, "%Y/%m/%d %H:%M:%S.%f").timestamp(), int(share)))
 
 
 def shards(options: argparse.Namespace) -> None:
@@ -248,8 +258,8 @@ def train(
     preset: str | None = None,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     steps: int | None = None,
-) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Seconds of each part of a stage from scratch, in a workspace of its own, and the records of its steps.
+) -> tuple[dict[str, tuple[float, float]], list[dict[str, float]]]:
+    """When each part of a stage from scratch began and ended, in a workspace of its own, and the records of its steps.
 
     Stage I has a frozen CNN whatever the preset.
 
@@ -306,7 +316,7 @@ def train(
         )
         (train_stage1 if stage == 1 else train_in_one_stage)(workspace, subset, subset.config, None, options, clock)
         lines = (workspace.stage_folder(stage) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return clock.seconds, [json.loads(line) for line in lines]
+    return clock.spans, [json.loads(line) for line in lines]
 
 
 def memory(options: argparse.Namespace) -> None:
@@ -549,7 +559,6 @@ def plan_and_measure(preset: str, stage: int, classes: int, settings: list[str])
 
     from dpce_cli.core.models.dual_encoder import DualEncoder
     from dpce_cli.core.presets import build_preset
-    from dpce_cli.core.training.averaging import WeightAverage
     from dpce_cli.core.training.memory import take_step, training_memory
     from dpce_cli.core.training.optimisation import backbone_is_frozen, build_optimizer, parameter_groups
 
@@ -569,13 +578,11 @@ def plan_and_measure(preset: str, stage: int, classes: int, settings: list[str])
     cached = backbone_is_frozen(groups)
     if cached:
         model.image_encoder.backbone.eval()
-    average = WeightAverage(model, chosen, frozen_backbone=cached)
     photos = chosen.batch_size
-    for step in range(1, 4):
+    for _ in range(3):
         take_step(model, config, chosen, photos, photos * chosen.captions_per_image, 1, cached=cached)
         optimizer.step()
         optimizer.zero_grad()
-        average.update(step)
     return sum(planned.values()) / 2**20, peak_mib() - before
 
 
