@@ -112,6 +112,19 @@ def test_a_process_that_dies_ends_the_run_with_a_state_to_continue_from(workspac
 
 
 @pytest.mark.slow
+def test_processes_whose_launcher_is_killed_stop_after_the_same_step(workspace: Path) -> None:
+    with running(*train(workspace, 1000, "--processes", "2")) as process:
+        read_until(process, "epoch 2/1000 validation")
+        process.kill()
+        stdout, stderr = process.communicate(timeout=60)  # they hold its pipes open
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    stopped = step(workspace)
+    assert stopped >= 6
+    assert stderr.splitlines()[-1] == f"Interrupted: stopped at step {stopped}; the same command continues there"
+
+
+@pytest.mark.slow
 def test_an_error_of_all_processes_is_told_once(workspace: Path) -> None:
     with running(*train(workspace, 1, "--processes", "2", "--set", "stage1.nosuch=1")) as process:
         stdout, stderr = process.communicate(timeout=60)

@@ -67,6 +67,11 @@ def speaks() -> bool:
     return not launched() or os.environ["RANK"] == "0"
 
 
+def deserted() -> bool:
+    """Whether the process that `share_out` started this one from has ended, which leaves nobody to watch over it."""
+    return _OURS in os.environ and int(os.environ[_OURS]) != os.getppid()
+
+
 def report_failure(error: DpceError) -> bool:
     """Tell the launcher of an error; false where there is none that tells the user."""
     if not launched():
@@ -84,7 +89,7 @@ def _run(count: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it has to say is said below
-    os.environ[_OURS] = "1"
+    os.environ[_OURS] = str(os.getpid())
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1,

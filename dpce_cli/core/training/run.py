@@ -25,6 +25,7 @@ from dpce_cli.core.distributed import (
 )
 from dpce_cli.core.errors import DataError, TrainingError
 from dpce_cli.core.interruption import Interrupted, StopRequest
+from dpce_cli.core.launching import deserted
 from dpce_cli.core.metrics import RetrievalMetrics
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.models.text_encoder import TextEncoder
@@ -182,7 +183,7 @@ class StageRun:
 
         Raises:
             TrainingError: the loss is not finite, or the weights are not at a point where they would be saved.
-            Interrupted: a person asked for it.
+            Interrupted: a person asked for it, or the process that launched this one is gone.
         """
         if not bool(torch.isfinite(loss)):
             parts = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in values.items())
@@ -203,7 +204,9 @@ class StageRun:
         if logging:
             self._log(rate, norm)
         minutes = self.options.checkpoint_minutes
-        due, stop = on_any(bool(minutes) and time.monotonic() - self._saved >= 60 * minutes, self._stop.made)
+        due, stop = on_any(
+            bool(minutes) and time.monotonic() - self._saved >= 60 * minutes, self._stop.made or deserted()
+        )
         if end_of_epoch or due or stop:
             (spoilt,) = on_any(not all_finite(self.model.state_dict().values()))
             if spoilt:
@@ -238,7 +241,7 @@ class StageRun:
         """Validate, keep the best model by validation RSUM, and save the state.
 
         Raises:
-            Interrupted: a person asked for it.
+            Interrupted: a person asked for it, or the process that launched this one is gone.
         """
         line = ""
         if self.validation_set:
@@ -258,7 +261,7 @@ class StageRun:
             self.files.keep_last(epoch + 1, self.options.keep)
         if line:
             self.reporter.note(f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs} {line}")
-        (stop,) = on_any(self._stop.made)
+        (stop,) = on_any(self._stop.made or deserted())
         if stop:
             raise self._interrupted()
 
