@@ -204,9 +204,7 @@ class StageRun:
         if logging:
             self._log(rate, norm)
         minutes = self.options.checkpoint_minutes
-        due, stop = on_any(
-            bool(minutes) and time.monotonic() - self._saved >= 60 * minutes, self._stop.made or deserted()
-        )
+        due, stop = on_any(bool(minutes) and time.monotonic() - self._saved >= 60 * minutes, self._must_stop())
         if end_of_epoch or due or stop:
             (spoilt,) = on_any(not all_finite(self.model.state_dict().values()))
             if spoilt:
@@ -261,7 +259,7 @@ class StageRun:
             self.files.keep_last(epoch + 1, self.options.keep)
         if line:
             self.reporter.note(f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs} {line}")
-        (stop,) = on_any(self._stop.made or deserted())
+        (stop,) = on_any(self._must_stop())
         if stop:
             raise self._interrupted()
 
@@ -272,6 +270,9 @@ class StageRun:
             self.journal.draw_curves(self.files.curves, steps_per_epoch=self.steps_per_epoch, title=title)
             self.journal.close()
         return StageResult(best=self.files.best, curves=self.files.curves, validation=self.best)
+
+    def _must_stop(self) -> bool:
+        return self._stop.made or deserted()
 
     def _save(self, path: Path) -> None:
         save_state(self, path, to_continue=path == self.files.last)
