@@ -19,8 +19,9 @@ from dpce_cli.commands.retrieve import retrieve
 from dpce_cli.commands.train_stage1 import train_stage1
 from dpce_cli.commands.train_stage2 import train_stage2
 from dpce_cli.core.errors import DpceError
-from dpce_cli.core.interruption import Interrupted
-from dpce_cli.core.launching import report_failure, speaks
+from dpce_cli.core.processes.environment import is_main_process
+from dpce_cli.core.processes.interruption import Interrupted
+from dpce_cli.launch import report_failure
 
 
 class _Commands(TyperGroup):
@@ -79,10 +80,10 @@ def main() -> None:
     try:
         app(prog_name="dpce")
     except DpceError as error:
-        if not report_failure(error) and speaks():
+        if not report_failure(error) and is_main_process():
             typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except Interrupted as stopped:
-        if speaks():
+        if is_main_process():
             typer.echo(f"Interrupted: {stopped}", err=True)
         sys.exit(130)

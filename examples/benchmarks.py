@@ -211,10 +211,10 @@ def read_photos(root: Path, images: int) -> tuple[float, float]:
     import torch
 
     from dpce_cli.core.data.images import read_views
+    from dpce_cli.core.data.readers.webdataset import read_webdataset
     from dpce_cli.core.data.records import CaptionedImage
     from dpce_cli.core.data.views import FixedViews
-    from dpce_cli.core.data.webdataset import read_webdataset
-    from dpce_cli.core.workspace import Workspace
+    from dpce_cli.core.workspace.workspace import Workspace
 
     torch.set_num_threads(1)
     dataset = Workspace(root).load_dataset()
@@ -276,7 +276,7 @@ def train(
     from dpce_cli.core.training.options import RunOptions
     from dpce_cli.core.training.stage1 import train_stage1
     from dpce_cli.core.training.stage2 import train_in_one_stage
-    from dpce_cli.core.workspace import Workspace
+    from dpce_cli.core.workspace.workspace import Workspace
 
     dataset = Workspace(root).load_dataset()
     config, train_split = build_preset(preset) if preset else dataset.config, dataset.split("train")
@@ -333,7 +333,7 @@ def rank(texts: int, images: int, dim: int, whole_matrix: bool) -> tuple[float, 
     """Peak memory in MiB above imports and embeddings, and seconds."""
     import torch
 
-    from dpce_cli.core.ranks import rank_embeddings, rank_similarity
+    from dpce_cli.core.retrieval.ranks import rank_embeddings, rank_similarity
 
     generator = torch.Generator().manual_seed(0)
     image_embeddings = torch.randn(images, dim, generator=generator)
@@ -488,7 +488,7 @@ def classifier_step(kind: str, classes: int, dim: int, batch: int, steps: int) -
     model.keep_share()
     model.reset_parameters(torch.Generator().manual_seed(0))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True)
-    model.follow(optimizer)
+    model.attach_to(optimizer)
     generator, seconds = torch.Generator().manual_seed(1), []
     for _ in range(steps + 1):
         embeddings = torch.randn(2 * batch, dim, generator=generator, requires_grad=True)
@@ -519,9 +519,9 @@ def in_two_processes(function: Callable[..., T], *args: object) -> T:
 def join(number: int, port: str, function: Callable[..., T], args: tuple[object, ...]) -> T:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    from dpce_cli.core.distributed import joined
+    from dpce_cli.core.processes.collectives import process_group
 
-    with joined("cpu"):
+    with process_group("cpu"):
         return function(*args)
 
 
@@ -574,7 +574,7 @@ def plan_and_measure(preset: str, stage: int, classes: int, settings: list[str])
         torch.nn.init.normal_(parameter, std=0.01)
     groups = parameter_groups(model, chosen.multipliers)
     optimizer = build_optimizer(groups, chosen)
-    model.shared_classifier.follow(optimizer)
+    model.shared_classifier.attach_to(optimizer)
     cached = backbone_is_frozen(groups)
     if cached:
         model.image_encoder.backbone.eval()
@@ -603,8 +603,8 @@ def write_store(path: Path, images: int, dim: int) -> tuple[float, float]:
     """Seconds, and MiB above the imports."""
     import torch
 
-    from dpce_cli.core.distributed import lengths, rank
-    from dpce_cli.core.shared_store import open_together
+    from dpce_cli.core.processes.collectives import lengths, rank
+    from dpce_cli.core.storage.shared_rows import open_together
 
     before, start, size = peak_mib(), time.perf_counter(), 1024
     arrays = dict.fromkeys(("image_embeddings", "text_embeddings"), ((images, dim), "float32"))
@@ -620,7 +620,7 @@ def read_whole_store(path: Path) -> tuple[float, float]:
     """Seconds, and MiB above the imports."""
     import torch
 
-    from dpce_cli.core.store import read_store
+    from dpce_cli.core.storage.rows import read_store
 
     def anonymous() -> float:
         return int(re.findall(r"RssAnon:\s*(\d+)", Path("/proc/self/status").read_text())[0]) / 1024

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dpce_cli.core.checkpoint import Checkpoint, load_checkpoint
+from dpce_cli.core.workspace.checkpoint import Checkpoint, load_checkpoint
 from tests.command_line import SCENES, succeed
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 
 from dpce_cli import __version__
-from dpce_cli.core import preparation
+from dpce_cli.core.workspace import preparation
 from tests.command_line import SCENES, check_arguments, dpce, succeed
 
 COMMANDS = [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpce_cli.core.features import load_feature_store
+from dpce_cli.core.workspace.features import load_feature_store
 from tests.command_line import TINY, Outcome, dpce, succeed
 from tests.core.tiny import TinyCNN, save_weights, write_photo
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dpce_cli import __version__
 from dpce_cli.app import app
-from dpce_cli.core.data.folder import read_folder
+from dpce_cli.core.data.readers.folder import read_folder
 from dpce_cli.core.presets import PRESETS, build_preset
 from tests.command_line import check_arguments
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dpce_cli.core.features import FeatureStore, load_feature_store
+from dpce_cli.core.workspace.features import FeatureStore, load_feature_store
 from tests.command_line import TINY, succeed
 from tests.oracles import retrieval as oracle
 

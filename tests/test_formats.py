@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dpce_cli.core.data.records import CaptionedImages
-from dpce_cli.core.data.scenes import build_scenes
-from dpce_cli.core.features import load_feature_store
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.scenes.dataset import build_scenes
+from dpce_cli.core.workspace.features import load_feature_store
 from tests.command_line import TINY, Outcome, dpce, succeed
 from tests.layouts import lay_out_scenes, make_coco, make_flickr30k
 

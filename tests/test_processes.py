@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpce_cli.core.checkpoint import load_checkpoint
+from dpce_cli.core.workspace.checkpoint import load_checkpoint
 from tests.command_line import SCENES, dpce, succeed
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dpce_cli.commands.prepare_vocab import prepare_vocab
-from dpce_cli.core.data.scene_facts import QUERY, QUERY_FACTS, facts_of, is_true
-from dpce_cli.core.data.scenes import sample_splits
+from dpce_cli.core.scenes.dataset import sample_splits
+from dpce_cli.core.scenes.facts import QUERY, QUERY_FACTS, facts_of, is_true
 
 ROOT = Path(__file__).resolve().parents[1]
 

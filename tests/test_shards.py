@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import webdataset
 
-from dpce_cli.core.data.scenes import build_scenes
-from dpce_cli.core.features import load_feature_store
 from dpce_cli.core.progress import Reporter
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.scenes.dataset import build_scenes
+from dpce_cli.core.workspace.features import load_feature_store
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.command_line import TINY, dpce, succeed
 from tests.core.tiny import TinyCNN, save_weights
 from tests.tars import unpack, write_tar

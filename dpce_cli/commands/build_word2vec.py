@@ -38,8 +38,8 @@ def build_word2vec(
     if vectors and train:
         raise typer.BadParameter("choose one of --vectors and --train")
     from dpce_cli.commands.console import ConsoleReporter
-    from dpce_cli.core.preparation import build_initial_vectors
-    from dpce_cli.core.workspace import Workspace
+    from dpce_cli.core.workspace.preparation import build_initial_vectors
+    from dpce_cli.core.workspace.workspace import Workspace
 
     reporter = ConsoleReporter()
     built = build_initial_vectors(Workspace(workspace), vectors, oov=oov.value, reporter=reporter)

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dpce_cli.core.launching import speaks
+from dpce_cli.core.processes.environment import is_main_process
 from dpce_cli.core.progress import Advance, Reporter, duration
 
 _LOG_SECONDS = 10.0
@@ -82,7 +82,7 @@ class ConsoleReporter(Reporter):
 
 def build_reporter() -> Reporter:
     """One that draws; of several processes that work on one thing, one draws."""
-    return ConsoleReporter() if speaks() else Reporter()
+    return ConsoleReporter() if is_main_process() else Reporter()
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> None:

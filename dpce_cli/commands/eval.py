@@ -10,7 +10,7 @@ import typer
 from dpce_cli.commands.options import DEFAULT_WORKSPACE, JsonOption, SplitOption, WorkspaceOption
 
 if TYPE_CHECKING:
-    from dpce_cli.core.evaluation import Evaluation
+    from dpce_cli.core.retrieval.evaluation import Evaluation
 
 
 class Protocol(StrEnum):
@@ -49,9 +49,9 @@ def evaluate(
     Example: dpce eval --split val --json
     """
     from dpce_cli.commands.console import print_json
-    from dpce_cli.core.artefacts import load_features
-    from dpce_cli.core.evaluation import evaluate_split
-    from dpce_cli.core.workspace import Workspace
+    from dpce_cli.core.retrieval.evaluation import evaluate_split
+    from dpce_cli.core.workspace.artefacts import load_features
+    from dpce_cli.core.workspace.workspace import Workspace
 
     store, checkpoint = load_features(Workspace(workspace), split)
     measured = evaluate_split(store, protocol.value if protocol else None)
@@ -86,7 +86,7 @@ def _cells(measured: Evaluation) -> list[str]:
 
 def _print_table(subject: str, measured: Evaluation) -> None:
     from dpce_cli.commands.console import print_table
-    from dpce_cli.core.evaluation import PROTOCOLS
+    from dpce_cli.core.retrieval.evaluation import PROTOCOLS
 
     rsum = "" if measured.rsum is None else f"; RSUM {measured.rsum:.1f}"
     title = f"{subject}; protocol {measured.protocol}: {PROTOCOLS[measured.protocol]}{rsum}"

@@ -30,20 +30,21 @@ def extract_features(
     Example: dpce extract-features --split val
     """
     from dpce_cli.commands.console import build_reporter
-    from dpce_cli.core.artefacts import load_best
-    from dpce_cli.core.distributed import joined
-    from dpce_cli.core.extraction import extract_features as extract
-    from dpce_cli.core.launching import share_out, speaks
-    from dpce_cli.core.workspace import Workspace
+    from dpce_cli.core.processes.collectives import process_group
+    from dpce_cli.core.processes.environment import is_main_process
+    from dpce_cli.core.retrieval.extraction import extract_features as extract
+    from dpce_cli.core.workspace.artefacts import load_best
+    from dpce_cli.core.workspace.workspace import Workspace
+    from dpce_cli.launch import launch
 
-    device = share_out(gpus, processes, device)
+    device = launch(gpus, processes, device)
     place = Workspace(workspace)
     dataset = place.load_dataset()
     dataset.split(split)
     checkpoint = load_best(place, dataset, stage)
-    with joined(device) as chosen:
+    with process_group(device) as chosen:
         path = extract(
             place, dataset, checkpoint, split=split, device=chosen, workers=workers, reporter=build_reporter()
         )
-    if speaks():
+    if is_main_process():
         typer.echo(f"embeddings of the {split} split, Stage {checkpoint.stage} model: {path}")

@@ -33,9 +33,9 @@ def import_matconvnet(
     if (dictionary is None) == (output is None):
         raise typer.BadParameter("give --dictionary with a network of the authors, --output with a CNN of vlfeat's")
     from dpce_cli.core.errors import CheckpointError
-    from dpce_cli.core.importing import import_backbone, import_pair
-    from dpce_cli.core.matconvnet.network import read_network
-    from dpce_cli.core.workspace import Workspace
+    from dpce_cli.core.models.matconvnet.network import read_network
+    from dpce_cli.core.sharing.importing import import_backbone, import_pair
+    from dpce_cli.core.workspace.workspace import Workspace
 
     place = Workspace(workspace)
     dataset = place.load_dataset() if dictionary else None

@@ -86,17 +86,17 @@ def prepare_vocab(
     Example: dpce prepare-vocab flickr8k --root ~/data/flickr8k
     """
     from dpce_cli.commands.console import ConsoleReporter, print_table
-    from dpce_cli.core.data.coco import read_coco
-    from dpce_cli.core.data.cuhk_pedes import read_cuhk_pedes
-    from dpce_cli.core.data.flickr8k import read_flickr8k
-    from dpce_cli.core.data.flickr30k import read_flickr30k
-    from dpce_cli.core.data.folder import read_folder
-    from dpce_cli.core.data.scenes import build_scenes
+    from dpce_cli.core.data.readers.coco import read_coco
+    from dpce_cli.core.data.readers.cuhk_pedes import read_cuhk_pedes
+    from dpce_cli.core.data.readers.flickr8k import read_flickr8k
+    from dpce_cli.core.data.readers.flickr30k import read_flickr30k
+    from dpce_cli.core.data.readers.folder import read_folder
+    from dpce_cli.core.data.readers.webdataset import read_webdataset
     from dpce_cli.core.data.splits import save_splits
-    from dpce_cli.core.data.webdataset import read_webdataset
-    from dpce_cli.core.preparation import prepare_dataset
     from dpce_cli.core.presets import build_preset
-    from dpce_cli.core.workspace import Workspace
+    from dpce_cli.core.scenes.dataset import build_scenes
+    from dpce_cli.core.workspace.preparation import prepare_dataset
+    from dpce_cli.core.workspace.workspace import Workspace
 
     if seed is not None:
         settings = [*settings, f"seed={seed}"]

@@ -27,10 +27,10 @@ def retrieve(
     if (query is None) == (image is None):
         raise typer.BadParameter("give one of --query and --image")
     from dpce_cli.commands.console import ConsoleReporter, print_json, print_table
-    from dpce_cli.core.artefacts import load_features
-    from dpce_cli.core.query import embed_photo, embed_sentence
-    from dpce_cli.core.retrieval import search_captions, search_images
-    from dpce_cli.core.workspace import Workspace
+    from dpce_cli.core.retrieval.query import embed_photo, embed_sentence
+    from dpce_cli.core.retrieval.search import search_captions, search_images
+    from dpce_cli.core.workspace.artefacts import load_features
+    from dpce_cli.core.workspace.workspace import Workspace
 
     store, checkpoint = load_features(Workspace(workspace), split)
     if query is not None:
@@ -45,7 +45,7 @@ def retrieve(
         title = f"{checkpoint.dataset}, {split} split, Stage {checkpoint.stage}: {query or image}"
         print_table(title, ("rank", "score", "id", "path", "caption"), rows, text_columns=3)
     if sheet:
-        from dpce_cli.core.sheet import draw_caption_hits, draw_image_hits
+        from dpce_cli.core.retrieval.sheet import draw_caption_hits, draw_image_hits
 
         if query is not None:
             draw_image_hits(sheet, query, hits, Path(store.meta["root"]))

@@ -70,17 +70,18 @@ def train_stage1(
     """
     from dpce_cli.commands.console import build_reporter
     from dpce_cli.commands.training import print_plan, print_result
-    from dpce_cli.core.distributed import joined
-    from dpce_cli.core.launching import share_out, speaks
-    from dpce_cli.core.preparation import load_initial_vectors
+    from dpce_cli.core.processes.collectives import process_group
+    from dpce_cli.core.processes.environment import is_main_process
     from dpce_cli.core.training.options import RunOptions
     from dpce_cli.core.training.plan import plan_stage
     from dpce_cli.core.training.stage1 import train_stage1 as train
     from dpce_cli.core.training.stage1 import word_table
-    from dpce_cli.core.workspace import Workspace
+    from dpce_cli.core.workspace.preparation import load_initial_vectors
+    from dpce_cli.core.workspace.workspace import Workspace
+    from dpce_cli.launch import launch
 
     if not show_config:
-        device = share_out(gpus, processes, device)
+        device = launch(gpus, processes, device)
     place = Workspace(workspace)
     dataset = place.load_dataset()
     named = {
@@ -102,7 +103,7 @@ def train_stage1(
         )  # fmt: skip
         print_plan(plan, config)
         return
-    with joined(device) as chosen:
+    with process_group(device) as chosen:
         options = RunOptions(
             device=chosen,
             workers=workers,
@@ -114,5 +115,5 @@ def train_stage1(
             compiled=compiled,
         )
         result = train(place, dataset, config, vectors, options, build_reporter())
-    if speaks():
+    if is_main_process():
         print_result(result, then="dpce train-stage2")

@@ -54,18 +54,19 @@ def train_stage2(
     """
     from dpce_cli.commands.console import build_reporter
     from dpce_cli.commands.training import print_plan, print_result
-    from dpce_cli.core.artefacts import load_best
     from dpce_cli.core.config import stage2_config
-    from dpce_cli.core.distributed import joined
-    from dpce_cli.core.launching import share_out, speaks
-    from dpce_cli.core.preparation import load_initial_vectors
+    from dpce_cli.core.processes.collectives import process_group
+    from dpce_cli.core.processes.environment import is_main_process
     from dpce_cli.core.training import stage1, stage2
     from dpce_cli.core.training.options import RunOptions
     from dpce_cli.core.training.plan import plan_stage
-    from dpce_cli.core.workspace import Workspace
+    from dpce_cli.core.workspace.artefacts import load_best
+    from dpce_cli.core.workspace.preparation import load_initial_vectors
+    from dpce_cli.core.workspace.workspace import Workspace
+    from dpce_cli.launch import launch
 
     if not show_config:
-        device = share_out(gpus, processes, device)
+        device = launch(gpus, processes, device)
     place = Workspace(workspace)
     dataset = place.load_dataset()
     if epochs is not None:
@@ -85,7 +86,7 @@ def train_stage2(
         )  # fmt: skip
         print_plan(plan, config)
         return
-    with joined(device) as chosen:
+    with process_group(device) as chosen:
         options = RunOptions(
             device=chosen,
             workers=workers,
@@ -100,5 +101,5 @@ def train_stage2(
             result = stage2.train_stage2(place, dataset, config, first, options, build_reporter())
         else:
             result = stage2.train_in_one_stage(place, dataset, config, vectors, options, build_reporter())
-    if speaks():
+    if is_main_process():
         print_result(result, then="dpce extract-features")

@@ -45,3 +45,7 @@ class TrainingError(DpceError):
 
 class QueryError(DpceError):
     pass
+
+
+class ProcessGone(TrainingError):
+    """Another process of this job cannot be reached any more."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from dpce_cli.core.features import load_feature_store
+from dpce_cli.core.workspace.features import load_feature_store
 from tests.command_line import dpce, succeed
 
 

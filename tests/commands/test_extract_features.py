@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpce_cli.core.features import load_feature_store
+from dpce_cli.core.workspace.features import load_feature_store
 from tests.command_line import Outcome, dpce
 
 

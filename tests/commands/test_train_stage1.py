@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from dpce_cli.core.checkpoint import Checkpoint, load_checkpoint
+from dpce_cli.core.workspace.checkpoint import Checkpoint, load_checkpoint
 from tests.command_line import SCENES, Outcome, dpce, succeed
 from tests.core.tiny import TinyCNN, save_weights
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dpce_cli.core.checkpoint import load_checkpoint
+from dpce_cli.core.workspace.checkpoint import load_checkpoint
 from tests.command_line import Outcome, dpce, succeed
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import TinyCNN, copy, prepare, save_weights, tiny_cnn, tiny_config, tiny_images, train
 
 

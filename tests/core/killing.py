@@ -22,11 +22,11 @@ from unittest.mock import patch
 import matplotlib.figure  # noqa: F401 - not to be imported by every child
 import torch.utils.tensorboard
 
-from dpce_cli.core import extraction
-from dpce_cli.core.artefacts import load_best
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.retrieval import extraction
 from dpce_cli.core.training.journal import Journal
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.workspace.artefacts import load_best
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.command_line import succeed
 from tests.core.tiny import checkpoint, outcome, records, tiny_cnn, train
 

@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dpce_cli.core.checkpoint import Checkpoint, fingerprint, load_checkpoint
 from dpce_cli.core.config import Config
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.models import image_encoder
@@ -31,7 +30,8 @@ from dpce_cli.core.training.options import RunOptions, StageResult
 from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage1 import train_stage1
 from dpce_cli.core.training.stage2 import train_stage2
-from dpce_cli.core.workspace import PreparedDataset, PreparedImage, Workspace
+from dpce_cli.core.workspace.checkpoint import Checkpoint, fingerprint, load_checkpoint
+from dpce_cli.core.workspace.workspace import PreparedDataset, PreparedImage, Workspace
 
 BATCH = 4
 TRAIN = 12

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.data.shards import Extent, open_photo
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.interruption import interrupts_held_back
+from dpce_cli.core.processes.interruption import interrupts_held_back
 
 View = Callable[[Image.Image, int], Tensor]
 """Makes the uint8 tensor (3, height, width) of an image and its position in the list of images."""

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from dpce_cli.core.config import ImageConfig
 from dpce_cli.core.data.images import read_views
-from dpce_cli.core.data.reading import Skips
+from dpce_cli.core.data.readers.reading import Skips
 from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
 from dpce_cli.core.data.shards import open_photo, shard_of
 from dpce_cli.core.errors import DataError, WorkspaceError
-from dpce_cli.core.files import replacing, write_json
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.storage.files import replacing, write_json
 
 _BATCH = 32
 

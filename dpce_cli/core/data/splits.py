@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from dpce_cli.core.data.annotations import ListedImage, read_json, texts_of
-from dpce_cli.core.data.reading import Skips
+from dpce_cli.core.data.readers.annotations import ListedImage, read_json, texts_of
+from dpce_cli.core.data.readers.reading import Skips
 from dpce_cli.core.data.records import SPLITS, CaptionedImages
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.files import write_json
+from dpce_cli.core.storage.files import write_json
 
 
 def save_splits(path: Path, captioned: CaptionedImages) -> None:

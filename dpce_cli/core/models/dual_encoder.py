@@ -80,6 +80,6 @@ class DualEncoder(nn.Module):
         image_accuracy, text_accuracy = (part.float().mean() for part in right.split([len(image), len(text)]))
         return InstanceLosses(image_loss, text_loss, image_accuracy, text_accuracy)
 
-    def comparable(self, embeddings: Tensor) -> Tensor:
+    def ranking_embeddings(self, embeddings: Tensor) -> Tensor:
         """What the ranking loss compares: f `(batch, dim)` after ReLU, L2-normalised (Zheng et al. 2020, 4.2)."""
         return F.normalize(self.activation(embeddings), dim=1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpce_cli.core.distributed import maximum_in_place, rank, share, sum_in_place
+from dpce_cli.core.processes.collectives import maximum_in_place, rank, share, sum_in_place
 from dpce_cli.core.seeding import derived_seed
 
 # Logits that are held at a time: 32 MiB of float32.
@@ -130,7 +130,7 @@ class SharedClassifier(nn.Module):
         self._whole.clear()
         self._rows = None
 
-    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach_to(self, optimizer: torch.optim.Optimizer) -> None:
         """Let `optimizer` see, of weights and its own state, a step's sample only, from the backward pass to its step.
 
         Classes outside of the sample have neither momentum nor weight decay in that step.

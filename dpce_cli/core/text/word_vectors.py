@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 
 from dpce_cli.core.errors import VocabularyError, WorkspaceError
-from dpce_cli.core.files import replacing
 from dpce_cli.core.progress import Advance, Reporter
+from dpce_cli.core.storage.files import replacing
 from dpce_cli.core.text.keyed_vectors import read_keyed_vectors
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.text.word2vec_files import CHUNK_BYTES, Row, read_binary, read_text

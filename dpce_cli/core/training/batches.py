@@ -18,15 +18,15 @@ from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.shards import shard_name
 from dpce_cli.core.data.views import random_crop
 from dpce_cli.core.data.word_dropout import drop_words
-from dpce_cli.core.distributed import gather_objects, lengths, share, world_size
-from dpce_cli.core.encoding import pack_captions
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.feature_cache import cached_features
 from dpce_cli.core.models.image_encoder import ImageEncoder
+from dpce_cli.core.processes.collectives import gather_objects, lengths, share, world_size
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.retrieval.encoding import pack_captions
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.vocabulary import Vocabulary
-from dpce_cli.core.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.feature_cache import cached_features
+from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
 
 # Tar shards, at most, that photos are mixed among: with more, the order is more random and what is read further apart.
 SHARDS_READ_TOGETHER = 16

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpce_cli.core.errors import WorkspaceError
-from dpce_cli.core.files import replacing
+from dpce_cli.core.storage.files import replacing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

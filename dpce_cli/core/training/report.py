@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dpce_cli.core.config import StageConfig
-from dpce_cli.core.metrics import RetrievalMetrics
+from dpce_cli.core.retrieval.metrics import RetrievalMetrics
 from dpce_cli.core.training.optimisation import ParameterGroup
 
 _FIELDS: dict[str, tuple[str, Callable[[float], str]]] = {

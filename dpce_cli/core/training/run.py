@@ -12,24 +12,24 @@ import torch
 from torch import Tensor
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.distributed import (
+from dpce_cli.core.errors import DataError, TrainingError
+from dpce_cli.core.models.dual_encoder import DualEncoder
+from dpce_cli.core.models.text_encoder import TextEncoder
+from dpce_cli.core.processes.collectives import (
+    any_process,
     gather_objects,
     gather_rows,
     in_parallel,
     lengths,
-    on_any,
     rank,
     share,
-    synchronise_batch_norms,
     world_size,
 )
-from dpce_cli.core.errors import DataError, TrainingError
-from dpce_cli.core.interruption import Interrupted, StopRequest
-from dpce_cli.core.launching import deserted
-from dpce_cli.core.metrics import RetrievalMetrics
-from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.models.text_encoder import TextEncoder
+from dpce_cli.core.processes.environment import launcher_is_gone
+from dpce_cli.core.processes.interruption import Interrupted, StopRequest
+from dpce_cli.core.processes.sync_batch_norm import synchronise_batch_norms
 from dpce_cli.core.progress import Reporter, duration
+from dpce_cli.core.retrieval.metrics import RetrievalMetrics
 from dpce_cli.core.seeding import derived_seed
 from dpce_cli.core.training.batches import Batch, TrainingSet
 from dpce_cli.core.training.health import SMALLEST_SCALE, StuckRanking, diverged
@@ -43,7 +43,7 @@ from dpce_cli.core.training.stage_files import StageFiles
 from dpce_cli.core.training.state import resume, save_state
 from dpce_cli.core.training.updates import Updater, all_finite
 from dpce_cli.core.training.validation import ValidationSet
-from dpce_cli.core.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
 
 _LOG_EVERY = 25
 
@@ -81,7 +81,7 @@ class StageRun:
         self.frozen_backbone = backbone_is_frozen(self.groups)
         self.optimizer = build_optimizer(self.groups, self.stage)
         classifier = model.shared_classifier
-        classifier.follow(self.optimizer)
+        classifier.attach_to(self.optimizer)
         self.updater = Updater(
             self.optimizer, clip_norm=self.stage.clip_norm, precision=options.precision, device=options.device,
             shared_out=list(classifier.parameters()),
@@ -204,9 +204,9 @@ class StageRun:
         if logging:
             self._log(rate, norm)
         minutes = self.options.checkpoint_minutes
-        due, stop = on_any(bool(minutes) and time.monotonic() - self._saved >= 60 * minutes, self._must_stop())
+        due, stop = any_process(bool(minutes) and time.monotonic() - self._saved >= 60 * minutes, self._must_stop())
         if end_of_epoch or due or stop:
-            (spoilt,) = on_any(not all_finite(self.model.state_dict().values()))
+            (spoilt,) = any_process(not all_finite(self.model.state_dict().values()))
             if spoilt:
                 raise self._diverged("some weights are no longer finite")
         if not end_of_epoch and (due or stop):
@@ -259,7 +259,7 @@ class StageRun:
             self.files.keep_last(epoch + 1, self.options.keep)
         if line:
             self.reporter.note(f"stage {self.number} epoch {epoch + 1}/{self.stage.epochs} {line}")
-        (stop,) = on_any(self._must_stop())
+        (stop,) = any_process(self._must_stop())
         if stop:
             raise self._interrupted()
 
@@ -272,7 +272,7 @@ class StageRun:
         return StageResult(best=self.files.best, curves=self.files.curves, validation=self.best)
 
     def _must_stop(self) -> bool:
-        return self._stop.made or deserted()
+        return self._stop.made or launcher_is_gone()
 
     def _save(self, path: Path) -> None:
         save_state(self, path, to_continue=path == self.files.last)

@@ -7,20 +7,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dpce_cli.core.checkpoint import Checkpoint
 from dpce_cli.core.config import Config
-from dpce_cli.core.distributed import share
 from dpce_cli.core.errors import CheckpointError
 from dpce_cli.core.losses import ranking_loss
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.negatives import hardest_in_batch, hardest_in_pool, random_in_batch
+from dpce_cli.core.processes.collectives import share
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.text.word_vectors import WordVectors
 from dpce_cli.core.training.batches import Batch
 from dpce_cli.core.training.options import RunOptions, StageResult, WordTable
 from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage1 import build_model
-from dpce_cli.core.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.checkpoint import Checkpoint
+from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
 
 
 def train_stage2(
@@ -110,7 +110,9 @@ def _train(run: StageRun) -> StageResult:
                 "hardest_in_pool": _pool_triplets,
                 "random": _random_triplets,
             }[stage.negatives]
-            rank_loss = ranking_loss(*triplets(model.comparable(image), model.comparable(text), batch), stage.margin)
+            rank_loss = ranking_loss(
+                *triplets(model.ranking_embeddings(image), model.ranking_embeddings(text), batch), stage.margin
+            )
             instance = model.instance_losses(
                 image, text, batch.instance_ids, batch.text_instance_ids, stage.label_smoothing
             )
@@ -134,8 +136,8 @@ def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) 
     own = batch.image_of_text < half
     token_ids, instance_ids = run.training_set.caption_pool(size, batch.instance_ids[:half].cpu(), run.step)
     token_ids, instance_ids = token_ids.to(batch.token_ids.device), instance_ids.to(batch.token_ids.device)
-    pool = run.model.comparable(run.encode_pool(token_ids))
-    hardest = hardest_in_pool(run.model.comparable(image[:half]).detach(), pool)
+    pool = run.model.ranking_embeddings(run.encode_pool(token_ids))
+    hardest = hardest_in_pool(run.model.ranking_embeddings(image[:half]).detach(), pool)
     return replace(
         batch,
         token_ids=torch.cat([batch.token_ids[own], token_ids[hardest]]),

@@ -10,7 +10,7 @@ import weakref
 from pathlib import Path
 
 from dpce_cli.core.errors import WorkspaceError
-from dpce_cli.core.files import replacing
+from dpce_cli.core.storage.files import replacing
 
 
 class StageFiles:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from dpce_cli.core.checkpoint import Checkpoint, check_belongs, load_checkpoint, save_checkpoint
 from dpce_cli.core.config import differences
-from dpce_cli.core.distributed import gather_to_first, rank, share, world_size
 from dpce_cli.core.errors import CheckpointError
+from dpce_cli.core.processes.collectives import gather_to_first, rank, share, world_size
+from dpce_cli.core.workspace.checkpoint import Checkpoint, check_belongs, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from dpce_cli.core.training.run import StageRun

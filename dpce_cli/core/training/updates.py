@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpce_cli.core.distributed import on_any, sum_in_place
+from dpce_cli.core.processes.collectives import any_process, sum_in_place
 from dpce_cli.core.training.optimisation import set_learning_rate
 from dpce_cli.core.training.precision import Precision
 
@@ -80,7 +80,7 @@ class Updater:
     def _agree_on_overflow(self) -> None:
         """Let all processes pass over a step that one passes over: their own parts alone may differ in that."""
         own = [parameter.grad for parameter in self.shared_out if parameter.grad is not None]
-        (overflow,) = on_any(not all_finite(own))
+        (overflow,) = any_process(not all_finite(own))
         if overflow:
             for gradient in own:
                 gradient.fill_(math.inf)

@@ -10,15 +10,15 @@ from dpce_cli.core.config import Config
 from dpce_cli.core.data.images import read_views
 from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.views import FixedViews
-from dpce_cli.core.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.feature_cache import cached_features
-from dpce_cli.core.metrics import RetrievalMetrics, evaluate, evaluate_by_identity
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_captions
+from dpce_cli.core.retrieval.metrics import RetrievalMetrics, evaluate, evaluate_by_identity
 from dpce_cli.core.text.vocabulary import Vocabulary
-from dpce_cli.core.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.feature_cache import cached_features
+from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
 
 # Placements that a caption is averaged over here. The test protocol takes all, about 20, at five times the cost.
 _PLACEMENTS = 4

@@ -11,10 +11,10 @@ from PIL import Image
 
 from dpce_cli.core.config import ImageConfig
 from dpce_cli.core.data.images import load_image
+from dpce_cli.core.data.readers.webdataset import read_webdataset
 from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
 from dpce_cli.core.data.resizing import resize_images
 from dpce_cli.core.data.views import FixedViews
-from dpce_cli.core.data.webdataset import read_webdataset
 from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.presets import build_preset
 from dpce_cli.core.progress import Reporter

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dpce_cli.core.errors import ConfigError
-from dpce_cli.core.importing import import_backbone
-from dpce_cli.core.matconvnet.network import read_network
 from dpce_cli.core.models.image_encoder import ImageEncoder, load_backbone_weights
+from dpce_cli.core.models.matconvnet.network import read_network
 from dpce_cli.core.seeding import generator_for
+from dpce_cli.core.sharing.importing import import_backbone
 from tests.mat_files import MEAN, Draw, Params, dag, resnet_params, save_v7, save_v73, simple, vgg_params
 from tests.oracles import matconvnet as oracle
 

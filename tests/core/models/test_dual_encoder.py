@@ -28,13 +28,13 @@ def embeddings(count: int = 4) -> Tensor:
 def test_the_classifier_is_given_embeddings_after_a_relu_and_dropout() -> None:
     model = build("model.relu=true").eval()
     assert model.classifiable(embeddings()).equal(embeddings().relu())
-    assert model.comparable(embeddings()).equal(F.normalize(embeddings().relu(), dim=1))
+    assert model.ranking_embeddings(embeddings()).equal(F.normalize(embeddings().relu(), dim=1))
 
 
 def test_without_the_relu_the_losses_see_what_retrieval_compares() -> None:
     model = build("model.relu=false").eval()
     assert model.classifiable(embeddings()).equal(embeddings())
-    assert model.comparable(embeddings()).equal(F.normalize(embeddings(), dim=1))
+    assert model.ranking_embeddings(embeddings()).equal(F.normalize(embeddings(), dim=1))
 
 
 def test_dropout_works_in_training_alone() -> None:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpce_cli.core.distributed import gather_objects
 from dpce_cli.core.models import shared_classifier
 from dpce_cli.core.models.shared_classifier import SharedClassifier
+from dpce_cli.core.processes.collectives import gather_objects
 from dpce_cli.core.seeding import generator_for
-from tests.core.processes import in_processes
+from tests.core.gloo import in_processes
 from tests.oracles import losses as oracle
 
 CLASSES, DIM = 23, 12
@@ -175,7 +175,7 @@ def test_a_sample_of_all_classes_trains_as_no_sample_does(optimizer: str) -> Non
     for classifier in (whole, sampled):
         update = optimizers(classifier, optimizer)
         if classifier is sampled:
-            classifier.follow(update)
+            classifier.attach_to(update)
         for _ in range(3):
             update.zero_grad()
             classifier.instance_losses(*batch(), 0.1)[0].mean().backward()
@@ -188,7 +188,7 @@ def test_a_sample_of_all_classes_trains_as_no_sample_does(optimizer: str) -> Non
 def test_a_step_changes_the_sample_alone(optimizer: str) -> None:
     classifier = build(bias=True, scale=16.0, sample_rate=0.4)
     update = optimizers(classifier, optimizer)
-    classifier.follow(update)
+    classifier.attach_to(update)
     for step in range(4):
         torch.manual_seed(step)
         before = {name: value.clone() for name, value in classifier.state_dict().items()}
@@ -208,7 +208,7 @@ def test_a_step_changes_the_sample_alone(optimizer: str) -> None:
 
 def test_a_backward_pass_without_a_step_leaves_the_weights_whole() -> None:
     classifier = build(bias=False, scale=0.0, sample_rate=0.4)
-    classifier.follow(optimizers(classifier, "sgd"))
+    classifier.attach_to(optimizers(classifier, "sgd"))
     before = classifier.weight.clone()
     for _ in range(2):
         classifier.instance_losses(*batch(), 0.0)[0].mean().backward()

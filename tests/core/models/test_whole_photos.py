@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpce_cli.core.encoding import encode_images
 from dpce_cli.core.models.image_encoder import ImageEncoder
+from dpce_cli.core.retrieval.encoding import encode_images
 from dpce_cli.core.seeding import generator_for
 from tests.oracles.whole_photo import embedding_of_windows
 

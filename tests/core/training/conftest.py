@@ -7,7 +7,7 @@ import pytest
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.training.journal import Journal
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
 from tests.core.tiny import copy
 

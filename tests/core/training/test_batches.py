@@ -13,13 +13,13 @@ from torch import Tensor
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.data.images import read_views
-from dpce_cli.core.encoding import pack_captions
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.presets import build_preset
+from dpce_cli.core.retrieval.encoding import pack_captions
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.training.batches import Batch, TrainingSet
-from dpce_cli.core.workspace import PreparedDataset, PreparedImage, Workspace
+from dpce_cli.core.workspace.workspace import PreparedDataset, PreparedImage, Workspace
 from tests.core.tiny import Recorder
 
 POSITIONS = 6

@@ -39,7 +39,7 @@ def test_a_loss_that_leaves_the_margin_is_not_stuck() -> None:
 def test_embeddings_that_are_all_the_same_are_noticed_in_stage_ii(
     stage1: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DualEncoder, "comparable", lambda self, embeddings: 0 * embeddings + 0.25)
+    monkeypatch.setattr(DualEncoder, "ranking_embeddings", lambda self, embeddings: 0 * embeddings + 0.25)
     for weight, warnings in ((1, 1), (0, 0)):
         config = stage1.config.with_settings(
             [f"stage2.epochs={210 // STEPS}", "stage2.learning_rate=0", f"stage2.ranking_weight={weight}"]

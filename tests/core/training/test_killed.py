@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import prepare, tiny_config, tiny_images
 
 KILLS = 4

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.distributed import rank
-from dpce_cli.core.interruption import Interrupted
+from dpce_cli.core.processes.collectives import rank
+from dpce_cli.core.processes.interruption import Interrupted
 from dpce_cli.core.training.batches import Batch
 from dpce_cli.core.training.journal import Journal
 from dpce_cli.core.training.run import StageRun
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
-from tests.core.processes import in_processes
+from tests.core.gloo import in_processes
 from tests.core.tiny import STEPS, checkpoint, copy, records, send_at, tiny_cnn, train
 
 SETTINGS = [

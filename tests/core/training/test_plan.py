@@ -11,7 +11,7 @@ from dpce_cli.core.training.options import RunOptions
 from dpce_cli.core.training.plan import StagePlan, plan_stage
 from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage1 import build_model, word_table
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import BATCH, STEPS, TRAIN, Recorder
 
 

@@ -12,7 +12,7 @@ from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.training import precision
 from dpce_cli.core.training.precision import Precision, accelerate
 from dpce_cli.core.training.stage1 import build_model
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
 from tests.core.tiny import EPOCHS, records, tiny_config, train
 

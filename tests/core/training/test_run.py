@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from dpce_cli.core.checkpoint import fingerprint
 from dpce_cli.core.config import Config
 from dpce_cli.core.errors import CheckpointError, DataError, TrainingError
-from dpce_cli.core.interruption import Interrupted
 from dpce_cli.core.models.dual_encoder import DualEncoder, InstanceLosses
+from dpce_cli.core.processes.interruption import Interrupted
 from dpce_cli.core.training import run
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.validation import ValidationSet
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.workspace.checkpoint import fingerprint
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
 from tests.core.tiny import (
     EPOCHS,

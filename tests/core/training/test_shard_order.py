@@ -13,13 +13,13 @@ from torch import Tensor
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.data.shards import extent, members, shard_name
-from dpce_cli.core.distributed import share
 from dpce_cli.core.models.image_encoder import ImageEncoder
+from dpce_cli.core.processes.collectives import share
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.training import batches
 from dpce_cli.core.training.batches import Batch, TrainingSet
-from dpce_cli.core.workspace import PreparedDataset, Workspace
-from tests.core.processes import in_processes
+from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from tests.core.gloo import in_processes
 from tests.core.tiny import BATCH, Recorder, prepare, tiny_cnn, tiny_config, tiny_images
 from tests.tars import write_tar
 

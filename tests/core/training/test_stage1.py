@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from dpce_cli.core.checkpoint import fingerprint
 from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.text.word_vectors import WordVectors
 from dpce_cli.core.training.stage1 import build_model
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.workspace.checkpoint import fingerprint
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import BY_HEART, checkpoint, prepare_eight_pairs, records, save_weights, tiny_config, train
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
 from tests.core.tiny import (
     BY_HEART,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpce_cli.core.errors import CheckpointError, WorkspaceError
-from dpce_cli.core.interruption import Interrupted
+from dpce_cli.core.processes.interruption import Interrupted
 from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage_files import StageFiles
 from tests.core.conftest import Trained

@@ -8,18 +8,18 @@ import torch
 from torch import nn
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.distributed import rank
 from dpce_cli.core.errors import TrainingError
-from dpce_cli.core.interruption import Interrupted
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.presets import build_preset
+from dpce_cli.core.processes.collectives import rank
+from dpce_cli.core.processes.interruption import Interrupted
 from dpce_cli.core.training.optimisation import ParameterGroup, build_optimizer
 from dpce_cli.core.training.precision import Precision
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.updates import Updater
-from dpce_cli.core.workspace import Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
-from tests.core.processes import in_processes
+from tests.core.gloo import in_processes
 from tests.core.tiny import EPOCHS, STEPS, checkpoint, outcome, records, send_at, train
 
 pytestmark = pytest.mark.usefixtures("no_curves")

@@ -9,13 +9,13 @@ import torch
 
 from dpce_cli.core.data.images import load_image
 from dpce_cli.core.data.views import FixedViews
-from dpce_cli.core.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.metrics import evaluate, evaluate_by_identity
 from dpce_cli.core.models.dual_encoder import DualEncoder
+from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_captions
+from dpce_cli.core.retrieval.metrics import evaluate, evaluate_by_identity
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.validation import ValidationSet
-from dpce_cli.core.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
 from tests.core.conftest import Trained
 from tests.core.tiny import Recorder, checkpoint, prepare, tiny_config, tiny_images
 

@@ -1,0 +1,192 @@
+"""Several processes that work on one thing, one a GPU or CPU core: who does what, and what they tell each other.
+
+Process r of N takes the r-th of N equal shares. All that is here is right for a process on its own, too, which has
+nobody to talk to.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, distributed, nn
+
+from dpce_cli.core.errors import ConfigError, ProcessGone, TrainingError
+from dpce_cli.core.processes.devices import choose_device
+from dpce_cli.core.processes.environment import is_launched
+from dpce_cli.core.processes.interruption import Interrupted
+
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+
+def rank() -> int:
+    """The number of this process, from 0; process 0 writes files and reports."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[torch.device]:
+    """Let a launched process find the others; yields the device it works on.
+
+    NCCL joins GPUs, one a process; Gloo joins CPUs, and carries what little the processes say on the side.
+
+    Raises:
+        ConfigError: there is no such device, or it is a single GPU for several processes.
+        ProcessGone: another process ended while this one waited for it.
+        TrainingError: the GPU's memory does not suffice.
+    """
+    try:
+        with _process_group(device) if is_launched() else nullcontext(choose_device(device)) as chosen:
+            yield chosen
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU's memory does not suffice ({str(error).splitlines()[0]}); training takes less with a smaller "
+            "batch_size or more accumulation_steps (--set), or with --precision bf16, and --device cpu takes none"
+        ) from error
+
+
+@contextmanager
+def _process_group(device: str) -> Iterator[torch.device]:
+    kind = choose_device(device).type if device == "auto" else device
+    # Never just "cuda", the first GPU, of which every process would take some memory then.
+    chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" else kind)
+    if chosen.type == "cuda":
+        if kind != "cuda":
+            raise ConfigError(f"--device {device}: each of several processes has a GPU of its own; choose auto or cuda")
+        torch.cuda.set_device(chosen)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield chosen
+    except Interrupted:  # all of them are
+        distributed.destroy_process_group()
+        raise
+    except RuntimeError as error:
+        if "gloo" in str(error).lower() or isinstance(error, distributed.DistError):
+            raise ProcessGone(
+                f"another process is gone ({str(error).splitlines()[0]}); run the same command to continue from the "
+                "last checkpoint"
+            ) from error
+        raise
+    # Not where one fails alone: with NCCL it would wait for the others here, while they wait for it.
+    distributed.destroy_process_group()
+
+
+def shares(total: int) -> list[slice]:
+    """What each process takes of `total` things: consecutive, and equal but for one.
+
+    >>> shares(5)
+    [slice(0, 5, None)]
+    """
+    ends = [total * number // world_size() for number in range(world_size() + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def share(total: int) -> slice:
+    """What this process takes of `total` things."""
+    return shares(total)[rank()]
+
+
+def lengths(total: int) -> tuple[int, ...]:
+    """How many of `total` things each process takes."""
+    return tuple(part.stop - part.start for part in shares(total))
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    gather_objects(None)
+
+
+def gather_objects(value: T) -> list[T]:
+    """The `value` of every process, in their order, on every process."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def sum_in_place(values: Tensor) -> Tensor:
+    """`values` with those of the other processes added."""
+    if world_size() > 1:
+        distributed.all_reduce(values)
+    return values
+
+
+def maximum_in_place(values: Tensor) -> Tensor:
+    """`values`, where another process has larger ones replaced by them."""
+    if world_size() > 1:
+        distributed.all_reduce(values, distributed.ReduceOp.MAX)
+    return values
+
+
+def any_process(*flags: bool) -> list[bool]:
+    """Which of `flags` are true on any process."""
+    return [bool(flag) for flag in maximum_in_place(torch.tensor(flags, dtype=torch.float32))]
+
+
+def gather_to_first(rows: Tensor, total: int) -> Tensor:
+    """Process 0: the `total` rows that the processes hold their shares of, on the CPU. Others: their own rows."""
+    rows = rows.detach().cpu().contiguous()
+    if world_size() == 1:
+        return rows
+    if rank():
+        distributed.send(rows, 0)
+        return rows
+    whole = rows.new_empty(total, *rows.shape[1:])
+    for number, part in enumerate(shares(total)):
+        if number:
+            distributed.recv(whole[part], number)
+        else:
+            whole[part] = rows
+    return whole
+
+
+def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """The rows of all processes, one after the other, of which each holds `counts[rank]`; with gradients.
+
+    A loss of them has the same value on every process. The gradient goes to the process that a row came from, times the
+    number of processes, for `DistributedDataParallel` to divide by.
+    """
+    if world_size() == 1:
+        return rows
+    return cast(Tensor, _GatherRows.apply(rows, sum(counts[: rank()]), sum(counts)))
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, start: int, total: int) -> Tensor:
+        ctx.own = slice(start, start + len(rows))
+        # A sum with zeros takes shares of any length, and costs twice a gather of what is small beside the gradients.
+        whole = rows.new_zeros(total, *rows.shape[1:])
+        whole[ctx.own] = rows
+        return sum_in_place(whole)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient[ctx.own] * world_size(), None, None
+
+
+def in_parallel(module: M, device: torch.device) -> M:
+    """`module` with its gradients averaged over the processes; as it is where nothing of it learns."""
+    if world_size() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
+        return module
+    ddp: Any = nn.parallel.DistributedDataParallel
+    # Batch norms agree on their statistics already. Newer versions of PyTorch have another name for it.
+    renamed = "forward_sync_buffers" in inspect.signature(ddp).parameters
+    unsynced = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    devices = [device] if device.type == "cuda" else None
+    parallel = ddp(module, device_ids=devices, gradient_as_bucket_view=True, **unsynced)
+    return cast(M, parallel)

@@ -1,0 +1,1 @@
+"""Test-time embeddings, search and evaluation."""

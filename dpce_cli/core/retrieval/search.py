@@ -1,0 +1,93 @@
+"""Search in a gallery of embeddings, in both directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dpce_cli.core.errors import QueryError
+from dpce_cli.core.workspace.features import FeatureStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """One ranked answer: an image with that of its captions nearest to the query, or a caption with its image."""
+
+    rank: int
+    """From 1."""
+    score: float
+    """Cosine similarity to the query."""
+    image_id: str
+    path: str
+    """Of the image, relative to the data set's root."""
+    caption: str
+    """Empty for an image without captions."""
+    is_own: bool | None
+    """Whether the answer belongs to the query's own image; None where the query is from outside the store."""
+
+
+def rank_gallery(query_embedding: Tensor, gallery: Tensor, top_k: int) -> list[tuple[int, float]]:
+    """Index and cosine similarity of the `top_k` best rows of `gallery` (items, dim) for a query (dim,).
+
+    Both are L2-normalised. Equal items keep their order; a `top_k` beyond the gallery means all of it.
+
+    Raises:
+        QueryError: `top_k` is below 1.
+    """
+    if top_k < 1:
+        raise QueryError(f"--top-k {top_k}: ask for at least 1 result")
+    similarity = (gallery * query_embedding).sum(dim=1)  # a matrix product may round equal rows differently
+    scores, order = similarity.sort(descending=True, stable=True)
+    return list(zip(order[:top_k].tolist(), scores[:top_k].tolist(), strict=True))
+
+
+def search_images(
+    store: FeatureStore, query_embedding: Tensor, top_k: int, *, own_image: int | None = None
+) -> list[Hit]:
+    """Images for the embedding (dim,) of a text; `own_image` is the index of the image it describes.
+
+    Raises:
+        QueryError: `top_k` is below 1.
+    """
+    return [
+        Hit(
+            rank=rank,
+            score=score,
+            image_id=store.image_ids[image],
+            path=store.image_paths[image],
+            caption=_nearest_caption(store, image, query_embedding),
+            is_own=None if own_image is None else image == own_image,
+        )
+        for rank, (image, score) in enumerate(rank_gallery(query_embedding, store.image_embeddings, top_k), 1)
+    ]
+
+
+def _nearest_caption(store: FeatureStore, image: int, query_embedding: Tensor) -> str:
+    own = (store.image_of_text == image).nonzero().squeeze(1)
+    if not len(own):
+        return ""
+    ((nearest, _),) = rank_gallery(query_embedding, store.text_embeddings[own], 1)
+    return store.captions[int(own[nearest])]
+
+
+def search_captions(
+    store: FeatureStore, query_embedding: Tensor, top_k: int, *, own_image: int | None = None
+) -> list[Hit]:
+    """Captions for the embedding (dim,) of an image; `own_image` is its index, if it is in the store.
+
+    Raises:
+        QueryError: `top_k` is below 1.
+    """
+    owners = store.image_of_text.tolist()
+    return [
+        Hit(
+            rank=rank,
+            score=score,
+            image_id=store.image_ids[owners[text]],
+            path=store.image_paths[owners[text]],
+            caption=store.captions[text],
+            is_own=None if own_image is None else owners[text] == own_image,
+        )
+        for rank, (text, score) in enumerate(rank_gallery(query_embedding, store.text_embeddings, top_k), 1)
+    ]

@@ -1,0 +1,92 @@
+"""A data set that needs no download: cartoon street scenes that only colours, numbers and sides tell apart."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dpce_cli import __version__
+from dpce_cli.core.data.records import SPLITS, CaptionedImage, CaptionedImages
+from dpce_cli.core.progress import Reporter
+from dpce_cli.core.scenes.captions import write_captions
+from dpce_cli.core.scenes.drawing import draw_scene
+from dpce_cli.core.scenes.facts import (
+    QUERY_FACTS,
+    QUERY_PERSON,
+    Facts,
+    Scene,
+    facts_of,
+    is_true,
+    sample_scene,
+)
+from dpce_cli.core.storage.files import replacing, write_json
+
+
+def build_scenes(root: Path, *, seed: int, counts: Mapping[str, int], size: int, reporter: Reporter) -> CaptionedImages:
+    """Draw `counts[split]` pictures of `size` by `size` pixels as PNG files below `root`, with five captions each.
+
+    The same arguments give the same captions and pictures. No two scenes have the same facts, so no split
+    holds a scene of another one; one test scene, and only one, answers `scene_facts.QUERY`. Pictures that
+    an earlier call with the same arguments finished are used again.
+
+    Raises:
+        WorkspaceError: the pictures cannot be written.
+    """
+    stamp = root / "scenes.json"
+    origin = {"seed": seed, "counts": dict(counts), "size": size, "version": __version__}
+    finished = _read(stamp) == origin
+    if not finished:
+        write_json(stamp, {})
+    images = []
+    with reporter.track("Drawing scenes", sum(counts.values())) as advance:
+        for split, scenes in sample_splits(seed, counts).items():
+            for index, scene in enumerate(scenes):
+                image_id = f"{split}/{index:06d}"
+                path = root / f"{image_id}.png"
+                rng = random.Random(f"{seed} {image_id}")
+                captions = write_captions(scene, rng)
+                if not (finished and path.is_file()):
+                    with replacing(path) as temporary:
+                        draw_scene(scene, size, rng).save(temporary, "PNG")
+                images.append(
+                    CaptionedImage(
+                        image_id=image_id,
+                        path=f"{image_id}.png",
+                        split=split,
+                        captions=tuple(caption.text for caption in captions),
+                    )
+                )
+                advance()
+    if not finished:
+        write_json(stamp, origin)
+    return CaptionedImages(name="scenes", root=root, images=tuple(images))
+
+
+def sample_splits(seed: int, counts: Mapping[str, int]) -> dict[str, list[Scene]]:
+    """Scenes of which no two have the same facts; the test split holds one answer to the query."""
+    rng = random.Random(f"{seed} scenes")
+    seen: set[Facts] = set()
+    splits: dict[str, list[Scene]] = {}
+    for split in (split for split in SPLITS if split in counts):
+        count = counts[split]
+        answer = rng.randrange(count) if split == "test" and count else None
+        splits[split] = []
+        while len(splits[split]) < count:
+            is_answer = len(splits[split]) == answer
+            scene = sample_scene(rng, QUERY_PERSON if is_answer else None)
+            facts = facts_of(scene)
+            if facts in seen or (split == "test" and is_true(QUERY_FACTS, facts) != is_answer):
+                continue
+            seen.add(facts)
+            splits[split].append(scene)
+    return splits
+
+
+def _read(stamp: Path) -> Any:
+    try:
+        return json.loads(stamp.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""The folder of artefacts: what is prepared, trained and embedded, and what belongs together."""

@@ -1,0 +1,56 @@
+"""Finding a workspace's models and embeddings, and refusing what does not belong together."""
+
+from __future__ import annotations
+
+from dpce_cli.core.errors import CheckpointError, WorkspaceError
+from dpce_cli.core.workspace.checkpoint import Checkpoint, check_belongs, load_checkpoint
+from dpce_cli.core.workspace.features import FeatureStore, load_feature_store
+from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+
+
+def load_best(workspace: Workspace, dataset: PreparedDataset | None, stage: int | None) -> Checkpoint:
+    """The best checkpoint of `stage`, or of the last stage that was trained.
+
+    Args:
+        dataset: what it has to belong to, if that is to be checked.
+
+    Raises:
+        CheckpointError: there is none, or it does not belong to `dataset` or to the Stage I model at hand.
+    """
+    paths = {number: workspace.stage_folder(number) / "best.pt" for number in (1, 2)}
+    if stage is None:
+        stage = 2 if paths[2].is_file() else 1
+    checkpoint = load_checkpoint(paths[stage], remedy=f"dpce train-stage{stage}")
+    if dataset:
+        check_belongs(checkpoint, dataset, paths[stage])
+    if checkpoint.parent and paths[1].is_file():
+        first = load_checkpoint(paths[1], remedy="dpce train-stage1")
+        if checkpoint.parent != first.fingerprint:
+            raise CheckpointError(
+                f"{paths[2]}: was trained from another Stage I model than {paths[1]}; "
+                "run 'dpce train-stage2 --fresh', or use the Stage I model: 'dpce extract-features --stage 1'"
+            )
+    return checkpoint
+
+
+def load_features(workspace: Workspace, split: str) -> tuple[FeatureStore, Checkpoint]:
+    """The extracted embeddings of a split, and the checkpoint that made them.
+
+    Raises:
+        WorkspaceError: there is no such split, or it was not extracted, or with another checkpoint than the one at
+            hand.
+    """
+    path = workspace.features_path(split)
+    if not path.is_file():
+        workspace.load_dataset().split(split)
+        others = sorted(p.stem for p in path.parent.glob("*.h5"))
+        hint = f"; extracted are: {', '.join(others)} (choose with --split)" if others else ""
+        raise WorkspaceError(f"{path}: not found; run 'dpce extract-features --split {split}'{hint}")
+    store = load_feature_store(path)
+    checkpoint = load_best(workspace, None, store.meta["stage"])
+    if store.meta["checkpoint"] != checkpoint.fingerprint:
+        raise WorkspaceError(
+            f"{path}: its embeddings were made by another checkpoint than {workspace.stage_folder(checkpoint.stage)}"
+            f"/best.pt; run 'dpce extract-features --split {split}' again"
+        )
+    return store, checkpoint

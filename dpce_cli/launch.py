@@ -1,0 +1,125 @@
+"""Starting several processes of the same command line on this machine, by PyTorch's elastic launcher.
+
+Processes on several machines are started by `torchrun`, and are the same from then on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from typing import TYPE_CHECKING
+
+from dpce_cli.core.errors import ConfigError, DpceError, ProcessGone
+from dpce_cli.core.processes.environment import LAUNCHER, is_launched
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+_INTERRUPTED = 130
+
+
+def launch(gpus: int | None, processes: int | None, device: str) -> str:
+    """Run this command line in as many processes as asked for and exit; in each of them, and for one, come back.
+
+    Args:
+        gpus: GPUs of this machine, one a process.
+        processes: CPU processes.
+        device: as given on the command line.
+
+    Returns:
+        The device to work on, as `process_group` takes it.
+
+    Raises:
+        ConfigError: there are not so many GPUs, or the arguments exclude each other.
+        DpceError: that of the first process that failed.
+    """
+    if gpus is None and processes is None:
+        return device
+    if gpus is not None and processes is not None:
+        raise ConfigError("--gpus and --processes exclude each other; --processes are those of a CPU")
+    kind, option, count = ("cuda", "--gpus", gpus) if processes is None else ("cpu", "--processes", processes)
+    assert count is not None
+    if device not in ("auto", kind):
+        raise ConfigError(f"{option} does not go with --device {device}; leave --device out")
+    if is_launched():
+        return kind
+    if kind == "cuda":
+        from torch import cuda
+
+        if cuda.device_count() < count:
+            raise ConfigError(f"--gpus {count}: this machine has {cuda.device_count()}; ask for no more than there are")
+    if count > 1:
+        sys.exit(_run(count))
+    return kind
+
+
+def report_failure(error: DpceError) -> bool:
+    """Tell the launcher of an error; false where there is none that tells the user."""
+    if not is_launched():
+        return False
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    get_error_handler().record_exception(error)
+    return LAUNCHER in os.environ
+
+
+def _run(count: int) -> int:
+    """Exit code of `count` processes with this process's command line."""
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it has to say is said below
+    os.environ[LAUNCHER] = str(os.getpid())
+    with tempfile.TemporaryDirectory() as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
+        except SignalException:
+            return _INTERRUPTED
+        except ChildFailedError as error:
+            if any(failure.exitcode == _INTERRUPTED for failure in error.failures.values()):
+                return _INTERRUPTED
+            raise DpceError(_reason(error.failures, count)) from None
+    return 0
+
+
+def _reason(failures: dict[int, ProcessFailure], count: int) -> str:
+    """Why the first process failed that did not fail for another's sake."""
+
+    def is_consequence(failure: ProcessFailure) -> bool:
+        return failure.exitcode == -signal.SIGTERM or _message(failure).startswith(ProcessGone.__name__)
+
+    number, failure = min(
+        failures.items(), key=lambda item: (is_consequence(item[1]), item[1].exitcode >= 0, item[1].timestamp)
+    )
+    again = "the same command continues from the last checkpoint"
+    if failure.exitcode < 0:
+        why = ", as the system does when memory runs out" if failure.exitcode == -signal.SIGKILL else ""
+        return (
+            f"process {number} of {count} was ended by {failure.signal_name()}{why}; the others were stopped; {again}"
+        )
+    if message := _message(failure):
+        return message.partition(": ")[2]
+    return f"process {number} of {count} ended with exit code {failure.exitcode}, for the reason above; {again}"
+
+
+def _message(failure: ProcessFailure) -> str:
+    """What `report_failure` recorded, `Type: message`; empty if nothing."""
+    recorded = failure.error_file_data.get("message")
+    return str(recorded["message"]) if isinstance(recorded, dict) else ""

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from dpce_cli.core.data.readers.folder import read_folder
+from dpce_cli.core.data.records import CaptionedImages
+from dpce_cli.core.errors import ConfigError, DataError
+
+
+def read(
+    root: Path, *, captions: Path | None = None, val: float = 0.0, test: float = 0.0, seed: int = 0
+) -> CaptionedImages:
+    return read_folder(root, captions=captions, val_fraction=val, test_fraction=test, seed=seed)
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def captions_of(data: CaptionedImages) -> dict[str, tuple[str, ...]]:
+    return {image.image_id: image.captions for image in data.images}
+
+
+def splits_of(data: CaptionedImages) -> dict[str, str]:
+    return {image.image_id: image.split for image in data.images}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return touch(tmp_path / "album", "a.jpg", "trip/b.PNG")
+
+
+EXPECTED = {"a.jpg": ("A dog, asleep.", 'It says "no".'), "trip/b.PNG": ("Café",)}
+
+
+@pytest.mark.parametrize("image", ["image", "File", " filename ", "path"])
+def test_captions_are_read_from_csv(root: Path, image: str) -> None:
+    rows = ['a.jpg,x,"A dog, asleep."', "./trip/b.PNG,,Café", ' a.jpg ,,"It says ""no""."', ""]
+    text = "\r\n".join([f"{image},note,Caption", *rows])
+    (root / "captions.csv").write_text(text, encoding="utf-8-sig", newline="")
+    data = read(root)
+    assert captions_of(data) == EXPECTED
+    assert (data.name, data.root, data.skipped) == ("folder", root, ())
+    assert [image.path for image in data.images] == ["a.jpg", "trip/b.PNG"]
+
+
+def test_captions_are_read_from_json_lines(root: Path) -> None:
+    lines = [
+        {"file": "a.jpg", "captions": ["A dog, asleep.", 'It says "no".']},
+        {"image": "trip/b.PNG", "caption": "Café"},
+    ]
+    (root / "captions.jsonl").write_text("\n\n".join(json.dumps(line) for line in lines), encoding="utf-8-sig")
+    assert captions_of(read(root)) == EXPECTED
+
+
+def test_captions_are_read_from_text_files_beside_the_images(root: Path) -> None:
+    (root / "a.txt").write_text('A dog, asleep.\n\n It says "no". \n')
+    (root / "trip/b.txt").write_text("Café\n", encoding="utf-8-sig")
+    (root / "readme.txt").write_text("Not a caption.\n")
+    data = read(root)
+    assert captions_of(data) == EXPECTED
+    assert data.skipped == ("text files without an image beside them: 1 (first: readme.txt)",)
+
+
+def test_a_captions_file_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.CSV").write_text("image,caption\na.jpg,x\n")
+    (root / "captions.csv").write_text("not read")
+    assert captions_of(read(root, captions=tmp_path / "mine.CSV")) == {"a.jpg": ("x",)}
+
+
+def test_what_cannot_be_used_is_left_out_and_counted(root: Path) -> None:
+    source = root / "captions.csv"
+    source.write_text("image,caption\na.jpg,x\na.jpg, x\na.jpg,\nno.jpg,y\nno.jpg,z\ncaptions.csv,y\n")
+    assert read(root).skipped == (
+        f"repeated captions: 1 (first: {source}:3)",
+        f"empty captions: 1 (first: {source}:4)",
+        f"captions whose image is not in {root}: 3 (first: no.jpg, no.jpg, captions.csv)",
+        "images without a caption: 1 (first: trip/b.PNG)",
+    )
+
+
+def test_splits_are_those_of_the_file(tmp_path: Path) -> None:
+    words = ["train", " Train", "val", "dev", "valid", "validation", "TEST"]
+    root = touch(tmp_path, *(f"{number}.jpg" for number in range(7)))
+    rows = [f"{number}.jpg,{word},a\n{number}.jpg,{word},b\n" for number, word in enumerate(words)]
+    (root / "captions.csv").write_text("image,split,caption\n" + "".join(rows))
+    expected = ["train", "train", "val", "val", "val", "val", "test"]
+    assert list(splits_of(read(root, val=0.5)).values()) == expected
+
+    lines = [{"image": f"{number}.jpg", "split": word, "captions": ["a"]} for number, word in enumerate(words)]
+    (root / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert list(splits_of(read(root, captions=root / "lines.jsonl", val=0.5)).values()) == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_splits_are_drawn_in_exact_fractions_by_the_seed(tmp_path: Path, count: int) -> None:
+    root = touch(tmp_path, *(f"{number:03}.jpg" for number in range(count)))
+    (root / "captions.csv").write_text("image,caption\n" + "".join(f"{n:03}.jpg,x\n" for n in range(count)))
+    splits = splits_of(read(root, val=0.29, test=0.1))
+    sizes = {"val": 29 * count // 100, "test": count // 10}
+    assert Counter(splits.values()) == Counter(sizes | {"train": count - sum(sizes.values())})
+    assert splits_of(read(root, val=0.29, test=0.1)) == splits
+    if count == 100:
+        assert splits_of(read(root, val=0.29, test=0.1, seed=1)) != splits
+        with (root / "captions.csv").open("a") as file:
+            file.write("050.jpg,another caption\n")
+        assert splits_of(read(root, val=0.29, test=0.1)) == splits
+
+
+@pytest.mark.parametrize(("val", "test"), [(-0.1, 0.1), (0.1, -0.1), (0.5, 0.5), (float("nan"), 0.0)])
+def test_impossible_fractions_are_a_config_error(root: Path, val: float, test: float) -> None:
+    with pytest.raises(ConfigError, match="choose two fractions"):
+        read(root, val=val, test=test)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r":1: needs exactly one of image, file, filename, path; found \[\]"),
+        ("a.jpg,x\n", r":1: needs exactly one of .*; found \['a\.jpg', 'x'\]"),
+        ("image,path,caption\n", ":1: needs exactly one of"),
+        ("image,text\n", r":1: needs one column caption in its header; found \['image', 'text'\]"),
+        ("image,caption\na.jpg,x\na.jpg,hello, world\n", ":3: not as many cells .* contain commas"),
+        ("image,caption\na.jpg\n", ":2: not as many cells"),
+        ('image,caption\na.jpg,"open\n', ":2: not valid CSV .*; check the quotes"),
+        ('image,caption\na.jpg,"x"y\n', ":2: not valid CSV"),
+        (f"image,caption\na.jpg,{'x' * 200_000}\n", ":2: not valid CSV"),
+        ("image,caption,split\na.jpg,x,training\n", ":2: unknown split 'training'; use one of train, val"),
+        ("image,caption,split\na.jpg,x,\n", ":2: unknown split ''"),
+        (
+            "image,caption,split\na.jpg,x,train\na.jpg,y,val\n",
+            r":3: a\.jpg is in val here and in train before",
+        ),
+        ('image,caption\na.jpg,x\na.jpg,"open\nb.jpg,y\n', ":3: not valid CSV"),
+        ("image,caption\n../a.jpg,x\n", r":2: '\.\./a\.jpg' is not a path below"),
+        ("image,caption\n/a.jpg,x\n", r":2: '/a\.jpg' is not a path below"),
+        ("image,caption\n,x\n", ":2: '' is not a path below"),
+        ("image,caption\nb.jpg,x\n", r"no image with a caption is left to read \(captions whose image"),
+    ],
+)
+def test_a_bad_csv_is_a_data_error_with_its_line(root: Path, text: str, message: str) -> None:
+    (root / "captions.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read(root)
+
+
+GOOD = '{"image": "a.jpg", "caption": "x"}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no image with a caption is left to read"),
+        (GOOD + '{"image": "a.jpg", "capt', r"captions\.jsonl:2: not valid JSON .*; put one whole object"),
+        (GOOD + "[" * 100_000, ":2: not valid JSON"),
+        (GOOD + "9" * 10_000, ":2: not valid JSON"),
+        ('["a.jpg", "x"]', ":1: not an object"),
+        ('{"caption": "x"}', ":1: needs exactly one of image, file"),
+        ('{"image": "a.jpg", "path": "a.jpg", "caption": "x"}', ":1: needs exactly one of"),
+        ('{"image": "a.jpg"}', ":1: needs a text caption or a list captions"),
+        ('{"image": 3, "caption": "x"}', ":1: needs a text for the image"),
+        ('{"image": "a.jpg", "caption": null}', ":1: needs a text"),
+        ('{"image": "a.jpg", "captions": "x"}', ":1: needs a text"),
+        ('{"image": "a.jpg", "captions": ["x", 2]}', ":1: needs a text"),
+        ('{"image": "a.jpg", "caption": "\\ud800"}', ":1: .* is not Unicode text"),
+        ('{"image": "a.jpg", "caption": "x", "split": 1}', ":1: unknown split 1"),
+        (
+            GOOD + '{"image": "a.jpg", "caption": "y", "split": "val"}',
+            r":1: states no split, but other lines do",
+        ),
+        ('{"image": "../../a.jpg", "caption": "x"}', ":1: .* is not a path below"),
+    ],
+)
+def test_a_bad_json_lines_file_is_a_data_error_with_its_line(root: Path, text: str, message: str) -> None:
+    (root / "captions.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read(root)
+
+
+@pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl", "a.txt"])
+def test_bytes_that_are_not_utf8_are_named_by_file_and_line(root: Path, name: str) -> None:
+    (root / name).write_bytes(b"\n\xff")
+    with pytest.raises(DataError, match=rf"{name}:2: not UTF-8"):
+        read(root)
+
+
+def test_two_captions_files_are_ambiguous(root: Path) -> None:
+    touch(root, "captions.csv", "captions.jsonl")
+    with pytest.raises(DataError, match=r"holds captions\.csv and captions\.jsonl"):
+        read(root)
+
+
+def test_a_captions_file_that_is_missing_or_of_another_kind_is_a_data_error(root: Path) -> None:
+    with pytest.raises(DataError, match=r"no\.csv: cannot be read \(No such file"):
+        read(root, captions=root / "no.csv")
+    with pytest.raises(DataError, match=r"captions\.xlsx: captions are read from a \.csv or \.jsonl file"):
+        read(root, captions=root / "captions.xlsx")
+
+
+def test_a_missing_root_and_one_without_images_are_data_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none: cannot be listed \(No such file"):
+        read(tmp_path / "none")
+    with pytest.raises(DataError, match=r"no image with a caption is left to read \(it holds no images\)"):
+        read(tmp_path)
+
+
+def test_links_out_of_the_root_are_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("secret\n")
+    (root / "a.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(DataError, match=r"a\.txt: a link that leads out"):
+        read(root)
+
+
+@pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl", "a.txt"])
+@given(st.binary() | st.text().map(lambda text: f"image,caption,split\na.jpg,{text}".encode()))
+@example(b"image,caption\na.jpg,x\n")
+@example(b'{"image": "a.jpg", "caption": "x"}')
+def test_whatever_bytes_a_captions_file_holds_nothing_but_a_data_error_arises(name: str, content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        root = touch(Path(folder), "a.jpg")
+        (root / name).write_bytes(content)
+        try:
+            data = read(root)
+        except DataError:
+            return
+        assert all(captions for captions in captions_of(data).values())
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("a.jpg"),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["image", "path", "caption", "captions", "split"]), inner)
+        ),
+    )
+)
+def test_whatever_json_a_line_holds_nothing_but_a_data_error_arises(value: object) -> None:
+    with TemporaryDirectory() as folder:
+        root = touch(Path(folder), "a.jpg")
+        (root / "captions.jsonl").write_text(json.dumps(value))
+        try:
+            data = read(root)
+        except DataError:
+            return
+        assert list(captions_of(data)) == ["a.jpg"]

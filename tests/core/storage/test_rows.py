@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from dpce_cli.core.errors import WorkspaceError
+from dpce_cli.core.storage.rows import open_or_resume, read_store
+
+LAYOUT: dict[str, Any] = {
+    "arrays": {"plain": ((6, 3), "float16"), "valid": ((6,), "uint8")},
+    "constants": {"names": ["a dog", "ein Hündchen", "子犬 🐶"], "owners": np.array([0, 0, 1])},
+    "meta": {"checkpoint": "abc", "size": (224, 224)},
+}
+ROWS = np.arange(18, dtype=np.float32).reshape(6, 3)
+
+
+def fill(path: Path) -> None:
+    with open_or_resume(path, **LAYOUT) as store:
+        store.append("plain", ROWS[store.done("plain") :])
+        store.append("valid", np.ones(6 - store.done("valid")))
+        store.finish()
+
+
+def test_a_whole_store_is_read_as_it_was_written(tmp_path: Path) -> None:
+    fill(tmp_path / "cache" / "test.h5")
+    store = read_store(tmp_path / "cache" / "test.h5", remedy="dpce x")
+    assert os.listdir(tmp_path / "cache") == ["test.h5"]
+    assert set(store.arrays) == {"plain", "valid", "owners"}
+    assert store.arrays["plain"].dtype == np.float16
+    assert store.arrays["plain"].tolist() == ROWS.tolist()
+    assert store.arrays["owners"].tolist() == [0, 0, 1]
+    assert store.texts == {"names": ("a dog", "ein Hündchen", "子犬 🐶")}
+    assert store.meta == {"checkpoint": "abc", "size": [224, 224]}
+
+
+def test_a_store_that_was_left_is_continued_where_it_stopped(tmp_path: Path) -> None:
+    fill(tmp_path / "whole.h5")
+    with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
+        store.append("plain", ROWS[:2])
+        store.append("valid", np.ones(1))
+    assert not (tmp_path / "test.h5").exists()
+    with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
+        assert (store.done("plain"), store.done("valid")) == (2, 1)
+    fill(tmp_path / "test.h5")
+    assert (tmp_path / "test.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_a_store_that_is_full_but_has_not_got_its_name_is_only_renamed(tmp_path: Path) -> None:
+    with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
+        store.append("plain", ROWS)
+        store.append("valid", np.ones(6))
+    fill(tmp_path / "test.h5")
+    assert read_store(tmp_path / "test.h5", remedy="").arrays["plain"].tolist() == ROWS.tolist()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"meta": {"checkpoint": "other"}},
+        {"arrays": {"plain": ((6, 3), "float32"), "valid": ((6,), "uint8")}},
+        {"constants": {**LAYOUT["constants"], "names": ["a cat", "ein Hündchen", "子犬 🐶"]}},
+        {"constants": {**LAYOUT["constants"], "owners": np.array([0, 1, 1])}},
+    ],
+)
+def test_a_store_of_something_else_is_begun_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
+        store.append("plain", ROWS[:2])
+    with open_or_resume(tmp_path / "test.h5", **LAYOUT | change) as store:
+        assert store.done("plain") == 0
+        store.append("plain", ROWS[:1])
+    with open_or_resume(tmp_path / "test.h5", **LAYOUT | change) as store:
+        assert store.done("plain") == 1
+
+
+@pytest.mark.parametrize("kept", [0, 100, 3000])
+def test_a_damaged_partial_store_is_begun_anew(tmp_path: Path, kept: int) -> None:
+    with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
+        store.append("plain", ROWS[:2])
+    os.truncate(tmp_path / "test.h5.partial", kept)
+    with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
+        assert store.done("plain") == 0
+
+
+def test_an_array_without_rows_is_whole_from_the_start(tmp_path: Path) -> None:
+    empty: dict[str, list[str]] = {"names": []}
+    with open_or_resume(tmp_path / "x.h5", arrays={"a": ((0, 4), "float32")}, constants=empty, meta={}) as store:
+        store.finish()
+    store_read = read_store(tmp_path / "x.h5", remedy="")
+    assert store_read.arrays["a"].shape == (0, 4)
+    assert store_read.texts == {"names": ()}
+
+
+@pytest.mark.parametrize("rows", [ROWS[:, :2], ROWS[0], np.zeros((7, 3))])
+def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: np.ndarray[Any, Any]) -> None:
+    with (
+        open_or_resume(tmp_path / "test.h5", **LAYOUT) as store,
+        pytest.raises(ValueError, match=r"do not fit \(6, 3\)"),
+    ):
+        store.append("plain", rows)
+
+
+def test_a_store_that_is_not_full_gets_no_name(tmp_path: Path) -> None:
+    with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
+        store.append("plain", ROWS)
+        with pytest.raises(ValueError, match="valid holds 0 of 6 rows"):
+            store.finish()
+    assert not (tmp_path / "test.h5").exists()
+
+
+def test_an_error_inside_the_block_is_not_taken_for_a_failure_to_write(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), open_or_resume(tmp_path / "test.h5", **LAYOUT):
+        (tmp_path / "missing.jpg").read_bytes()
+
+
+def test_two_writers_of_one_store_are_kept_apart(tmp_path: Path) -> None:
+    with (
+        open_or_resume(tmp_path / "test.h5", **LAYOUT),
+        pytest.raises(WorkspaceError, match=r"test\.h5\.partial: another process is writing"),
+        open_or_resume(tmp_path / "test.h5", **LAYOUT),
+    ):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(WorkspaceError, match=r"file/test\.h5\.partial: cannot be written .*--workspace"),
+        open_or_resume(tmp_path / "file" / "test.h5", **LAYOUT),
+    ):
+        pass
+
+
+def test_a_store_that_the_disk_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> None:
+    huge = {"a": ((10**9, 10**6), "float32")}
+    with (
+        pytest.raises(WorkspaceError, match=r"needs 4000000\.00 GB .*free space"),
+        open_or_resume(tmp_path / "test.h5", arrays=huge, constants={}, meta={}),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_halfway_leaves_a_store_that_can_be_continued(tmp_path: Path) -> None:
+    """The limit on the file size stands for a full disk: the kernel refuses the write the same way."""
+    script = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from dpce_cli.core.errors import WorkspaceError
+from dpce_cli.core.storage.rows import open_or_resume
+
+arrays = {"a": ((50_000, 8), "float32")}
+with open_or_resume(Path(sys.argv[1]), arrays=arrays, constants={}, meta={}) as store:
+    store.append("a", np.full((10, 8), 7.0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))
+    try:
+        store.append("a", np.full((40_000, 8), 8.0))
+    except WorkspaceError as error:
+        print(error)
+"""
+    path = tmp_path / "test.h5"
+    run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith(f"{path}: cannot be written (File too large); free space")
+    with open_or_resume(path, arrays={"a": ((50_000, 8), "float32")}, constants={}, meta={}) as store:
+        assert store.done("a") == 10
+        store.append("a", np.full((49_990, 8), 9.0))
+        store.finish()
+    rows = read_store(path, remedy="").arrays["a"]
+    assert (rows[:10] == 7).all()
+    assert (rows[10:] == 9).all()
+
+
+FILL_SLOWLY = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from dpce_cli.core.storage.rows import open_or_resume
+
+arrays = {"plain": ((900, 4_000), "float16"), "mirrored": ((900, 4_000), "float32")}
+with open_or_resume(Path(sys.argv[1]), arrays=arrays, constants={"names": ["x"] * 900}, meta={}) as store:
+    print(store.done("plain"), flush=True)
+    for name in arrays:
+        while (start := store.done(name)) < 900:
+            rows = np.arange(start, min(start + 7, 900))
+            store.append(name, np.sin(rows[:, None] + np.arange(4_000)))
+            time.sleep(0.002)
+    store.finish()
+"""
+
+
+def test_a_store_whose_writer_is_killed_again_and_again_ends_up_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FILL_SLOWLY]
+    subprocess.run([*command, tmp_path / "whole.h5"], check=True, stdout=subprocess.DEVNULL)
+    chance = random.Random(0)
+    done = []
+    for _ in range(5):
+        with subprocess.Popen([*command, tmp_path / "test.h5"], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            done.append(int(writer.stdout.readline()))
+            time.sleep(chance.uniform(0.01, 0.15))
+            writer.send_signal(signal.SIGKILL)
+    assert done == sorted(done)
+    assert done[-1] > 0
+    assert not (tmp_path / "test.h5").exists()
+    subprocess.run([*command, tmp_path / "test.h5"], check=True, stdout=subprocess.DEVNULL)
+    assert (tmp_path / "test.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_a_missing_store_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match=r"test\.h5: not found; run `dpce x`"):
+        read_store(tmp_path / "test.h5", remedy="dpce x")
+
+
+@pytest.mark.parametrize("kept", [0, 100, 3000])
+def test_a_store_that_was_cut_short_is_damaged(tmp_path: Path, kept: int) -> None:
+    fill(tmp_path / "test.h5")
+    os.truncate(tmp_path / "test.h5", kept)
+    with pytest.raises(WorkspaceError, match=r"test\.h5: damaged .* run `dpce x` again"):
+        read_store(tmp_path / "test.h5", remedy="dpce x")
+
+
+def test_an_hdf5_file_of_another_program_is_damaged(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "test.h5", "w") as file:
+        file["plain"] = ROWS
+    with pytest.raises(WorkspaceError, match=r"test\.h5: damaged"):
+        read_store(tmp_path / "test.h5", remedy="dpce x")
+
+
+def test_a_store_with_missing_rows_is_not_whole(tmp_path: Path) -> None:
+    with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
+        store.append("plain", ROWS[:4])
+    (tmp_path / "test.h5.partial").rename(tmp_path / "test.h5")
+    with pytest.raises(WorkspaceError, match=r"not whole \(plain 4/6, valid 0/6\); run `dpce x` again"):
+        read_store(tmp_path / "test.h5", remedy="dpce x")

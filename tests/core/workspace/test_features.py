@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from dpce_cli.core.data.records import CaptionedImage
+from dpce_cli.core.errors import WorkspaceError
+from dpce_cli.core.workspace.features import load_feature_store, open_feature_store
+
+IMAGES = [
+    CaptionedImage(image_id="7", path="photos/dog.jpg", split="test", captions=("a dog", "ein Hündchen")),
+    CaptionedImage(image_id="9", path="photos/cat.jpg", split="test", captions=("a cat",), identity="Tom"),
+]
+IMAGE_EMBEDDINGS = torch.eye(4)[:2]
+TEXT_EMBEDDINGS = torch.eye(4)[:3]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A whole feature store."""
+    path = tmp_path / "test.h5"
+    with open_feature_store(path, images=IMAGES, dim=4, meta={"checkpoint": "abc"}) as store:
+        store.append("image_embeddings", IMAGE_EMBEDDINGS)
+        store.append("text_embeddings", TEXT_EMBEDDINGS[:1])
+        store.append("text_embeddings", TEXT_EMBEDDINGS[1:])
+        store.finish()
+    return path
+
+
+def test_a_feature_store_is_read_as_it_was_written(path: Path) -> None:
+    store = load_feature_store(path)
+    assert store.image_embeddings.equal(IMAGE_EMBEDDINGS)
+    assert store.text_embeddings.equal(TEXT_EMBEDDINGS)
+    assert store.image_of_text.tolist() == [0, 0, 1]
+    assert store.image_ids == ("7", "9")
+    assert store.image_paths == ("photos/dog.jpg", "photos/cat.jpg")
+    assert store.identities == ("", "Tom")
+    assert store.captions == ("a dog", "ein Hündchen", "a cat")
+    assert store.meta == {"checkpoint": "abc"}
+
+
+def test_a_missing_feature_store_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match=r"val\.h5: not found; run `dpce extract-features --split val`"):
+        load_feature_store(tmp_path / "val.h5")
+
+
+@pytest.mark.parametrize("name", ["captions", "identities"])
+def test_a_feature_store_without_one_of_its_parts_is_refused(path: Path, name: str) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[name]
+    with pytest.raises(WorkspaceError, match=rf"holds no '{name}'.*extract-features --split test"):
+        load_feature_store(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("image_embeddings", np.zeros((2, 4)), "not float32"),
+        ("image_embeddings", np.zeros((2, 5), np.float32), r"shapes \(2, 5\) and \(3, 4\)"),
+        ("text_embeddings", np.zeros(3, np.float32), r"shapes \(2, 4\) and \(3,\)"),
+        ("image_embeddings", np.zeros((3, 4), np.float32), "3 images, 2 ids, 2 paths, 2 identities"),
+        ("text_embeddings", np.zeros((2, 4), np.float32), "2 texts, 3 captions"),
+        ("image_of_text", np.array([0, 1]), r"image_of_text \(2,\)"),
+        ("image_of_text", np.array([0, 1, 2]), "an image that is not there"),
+        ("image_of_text", np.array([-1, 0, 1]), "an image that is not there"),
+        ("text_embeddings", np.full((3, 4), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_a_feature_store_whose_parts_do_not_fit_is_refused(
+    path: Path, name: str, value: np.ndarray[Any, Any], fault: str
+) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = value
+        file["rows_done"][:] = [len(file["image_embeddings"]), len(file["text_embeddings"])]
+    with pytest.raises(WorkspaceError, match=rf"test\.h5: .*{fault}.*extract-features --split test"):
+        load_feature_store(path)
