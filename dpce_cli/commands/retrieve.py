@@ -26,18 +26,21 @@ def retrieve(
     """
     if (query is None) == (image is None):
         raise typer.BadParameter("give one of --query and --image")
+    import torch
+
     from dpce_cli.commands.console import ConsoleReporter, print_json, print_table
-    from dpce_cli.core.retrieval.query import embed_photo, embed_sentence
+    from dpce_cli.core.retrieval.model import Model
     from dpce_cli.core.retrieval.search import search_captions, search_images
     from dpce_cli.core.workspace.artefacts import load_features
     from dpce_cli.core.workspace.workspace import Workspace
 
     store, checkpoint = load_features(Workspace(workspace), split)
+    model = Model.of_checkpoint(checkpoint, reporter=ConsoleReporter())
     if query is not None:
-        hits = search_images(store, embed_sentence(checkpoint, query, ConsoleReporter()), top_k)
+        hits = search_images(store, torch.from_numpy(model.encode_text([query])[0]), top_k)
     else:
         assert image is not None
-        hits = search_captions(store, embed_photo(checkpoint, image), top_k)
+        hits = search_captions(store, torch.from_numpy(model.encode_images([image])[0]), top_k)
     if as_json:
         print_json([asdict(hit) for hit in hits])
     else:

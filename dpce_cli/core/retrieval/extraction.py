@@ -14,13 +14,10 @@ from dpce_cli.core.errors import DataError
 from dpce_cli.core.processes.collectives import rank, share
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_captions
+from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.storage.rows import read_meta
 from dpce_cli.core.storage.shared_rows import warn_of_others
-from dpce_cli.core.workspace.checkpoint import (
-    Checkpoint,
-    restore_image_encoder,
-    restore_text_encoder,
-)
+from dpce_cli.core.workspace.checkpoint import Checkpoint
 from dpce_cli.core.workspace.feature_cache import cached_test_features
 from dpce_cli.core.workspace.features import load_feature_store, open_feature_store
 from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
@@ -66,11 +63,11 @@ def extract_features(
         reporter.warn(
             f"{unknown} of {len(captions.token_ids)} captions have no known word; they are embedded as blanks"
         )
-    dim = config.model.embedding_dim
+    model, dim = Model.of_checkpoint(checkpoint, device=device), config.model.embedding_dim
     own, texts, problems = images[share(len(images))], captions.token_ids[share(len(captions.token_ids))], list[str]()
     with open_feature_store(path, images=images, dim=dim, meta=meta) as store:
         if (done := store.done("image_embeddings")) < len(own):
-            encoder = restore_image_encoder(checkpoint).to(device)
+            encoder = model.image_encoder
             whole = config.image.test_view == "full"
             size = 1 if whole else _IMAGES  # whole photos differ in size
             view = views_in_testing(config.image)
@@ -91,7 +88,7 @@ def extract_features(
                     store.append("image_embeddings", rows)
                     advance(len(rows))
         if (done := store.done("text_embeddings")) < len(texts):
-            text_encoder = restore_text_encoder(checkpoint).to(device)
+            text_encoder = model.text_encoder
             with reporter.track(f"embedding {split} captions", len(texts), done) as advance:
                 for token_ids in texts[done:].split(_CAPTIONS):
                     placements = None if config.model.position_shift else 1

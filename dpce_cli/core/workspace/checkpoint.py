@@ -6,23 +6,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.errors import CheckpointError, WorkspaceError
-from dpce_cli.core.models.text_encoder import TextEncoder, build_text_encoder
 from dpce_cli.core.storage.files import replacing
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.workspace.workspace import PreparedDataset
 
-if TYPE_CHECKING:
-    from dpce_cli.core.models.image_encoder import ImageEncoder
-
 FORMAT = 1
-M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,34 +119,6 @@ def check_belongs(checkpoint: Checkpoint, dataset: PreparedDataset, path: Path) 
             f"{path}: was trained when data set '{checkpoint.dataset}' held other images or captions; "
             f"{train}, or prepare the data set as it was"
         )
-
-
-def restore_text_encoder(checkpoint: Checkpoint) -> TextEncoder:
-    """The checkpoint's text encoder, in eval mode on the CPU."""
-    with torch.device("meta"):
-        encoder = build_text_encoder(
-            checkpoint.config.model, vocabulary_size=len(checkpoint.vocabulary), word_dim=checkpoint.word_dim
-        )
-    return _restored(encoder, checkpoint.model, "text_encoder.")
-
-
-def restore_image_encoder(checkpoint: Checkpoint) -> ImageEncoder:
-    """The checkpoint's image encoder, in eval mode on the CPU."""
-    from dpce_cli.core.models.image_encoder import ImageEncoder
-
-    with torch.device("meta"):
-        encoder = ImageEncoder(
-            backbone=checkpoint.config.image.backbone,
-            embedding_dim=checkpoint.config.model.embedding_dim,
-            crop=checkpoint.config.image.crop,
-        )
-    return _restored(encoder, checkpoint.model, "image_encoder.")
-
-
-def _restored(module: M, state: Mapping[str, Tensor], prefix: str) -> M:
-    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    module.load_state_dict(own, assign=True)
-    return module.eval()
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -21,9 +21,9 @@ from dpce_cli.core.processes.collectives import rank
 from dpce_cli.core.progress import Advance, Reporter
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text
 from dpce_cli.core.retrieval.extraction import extract_features
-from dpce_cli.core.retrieval.query import embed_photo
+from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.workspace.artefacts import load_best, load_features
-from dpce_cli.core.workspace.checkpoint import Checkpoint, restore_image_encoder, restore_text_encoder
+from dpce_cli.core.workspace.checkpoint import Checkpoint
 from dpce_cli.core.workspace.features import load_feature_store
 from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
 from tests.core.gloo import in_processes
@@ -83,7 +83,7 @@ def _extract(
 
 def _one_by_one(dataset: PreparedDataset, model: Checkpoint, placements: int | None) -> tuple[Tensor, Tensor]:
     """The embeddings of the validation split, each photo and caption by itself."""
-    image_encoder, text_encoder = restore_image_encoder(model), restore_text_encoder(model)
+    image_encoder, text_encoder = Model.of_checkpoint(model).image_encoder, Model.of_checkpoint(model).text_encoder
     view = FixedViews(model.config.image)
     images, texts = [], []
     for image in dataset.split("val"):
@@ -122,7 +122,7 @@ def test_whole_photos_of_any_size_are_embedded_as_a_query_is(many: Workspace, tm
 
     kept = [path for path in paths if path != paths[3]]
     assert store.image_paths == tuple(path.name for path in kept)
-    queries = torch.stack([embed_photo(model, path) for path in kept])
+    queries = torch.from_numpy(Model.of_checkpoint(model).encode_images(kept))
     torch.testing.assert_close(store.image_embeddings, queries, atol=1e-5, rtol=0)
     assert "taking the image CNN's features from the cache" not in reporter.notes
 

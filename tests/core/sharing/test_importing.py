@@ -12,9 +12,10 @@ from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.errors import CheckpointError, VocabularyError, WorkspaceError
 from dpce_cli.core.models.matconvnet.network import Network, read_network
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_captions
+from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.sharing.importing import import_backbone, import_pair
 from dpce_cli.core.workspace.artefacts import load_best
-from dpce_cli.core.workspace.checkpoint import Checkpoint, load_checkpoint, restore_image_encoder, restore_text_encoder
+from dpce_cli.core.workspace.checkpoint import Checkpoint, load_checkpoint
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
 from tests.core.tiny import train
@@ -75,7 +76,7 @@ def test_captions_have_the_embeddings_that_matconvnet_gives_them(imported: Check
     captions = torch.zeros(3, 32, dtype=torch.int32)
     for row, length in enumerate((1, 9, 32)):
         captions[row, :length] = torch.from_numpy(np.random.default_rng(row).integers(1, len(WORDS) + 1, length))
-    embeddings = encode_text(restore_text_encoder(imported), captions, placements=None).numpy()
+    embeddings = encode_text(Model.of_checkpoint(imported).text_encoder, captions, placements=None).numpy()
     for row, length in enumerate((1, 9, 32)):
         total = np.zeros(24)
         for start in range(33 - length):
@@ -88,7 +89,7 @@ def test_photos_have_the_embeddings_that_matconvnet_gives_them(imported: Checkpo
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
     views = views_in_testing(imported.config.image)(photo, 0)
     assert views.shape == (2, 3, 256, 341)
-    embedding = encode_images(restore_image_encoder(imported), views[None])[0].numpy()
+    embedding = encode_images(Model.of_checkpoint(imported).image_encoder, views[None])[0].numpy()
     total = np.zeros(24)
     for view in views.permute(0, 2, 3, 1).numpy():
         features = oracle.resnet50(params, view - np.array(MEAN))
@@ -234,6 +235,6 @@ def test_the_published_sizes_fit(workspace: Workspace, tmp_path: Path) -> None:
     assert not checkpoint.config.model.classifier_bias
     ids = np.random.default_rng(0).integers(0, 2001, 56)
     with torch.inference_mode():
-        ours = restore_text_encoder(checkpoint)(torch.from_numpy(ids)[None])[0].numpy()
+        ours = Model.of_checkpoint(checkpoint).text_encoder(torch.from_numpy(ids)[None])[0].numpy()
     theirs = oracle.text_embedding(draw.params, ids.tolist(), text_stages((3, 4, 6, 1)))
     assert np.abs(normalised(ours) - normalised(theirs)).max() < 1e-5

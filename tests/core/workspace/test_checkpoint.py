@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dpce_cli.core.errors import CheckpointError, WorkspaceError
+from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.workspace.checkpoint import (
@@ -19,8 +20,6 @@ from dpce_cli.core.workspace.checkpoint import (
     check_belongs,
     fingerprint,
     load_checkpoint,
-    restore_image_encoder,
-    restore_text_encoder,
     save_checkpoint,
 )
 from dpce_cli.core.workspace.workspace import Workspace
@@ -219,7 +218,7 @@ def test_restored_encoders_compute_what_the_model_did(made: Checkpoint, path: Pa
     read = load_checkpoint(path, remedy=REMEDY)
     photos = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
     features, token_ids = torch.rand(3, 32), torch.randint(0, 9, (4, 10))
-    images, text = restore_image_encoder(read), restore_text_encoder(read)
+    images, text = Model.of_checkpoint(read).image_encoder, Model.of_checkpoint(read).text_encoder
     with torch.inference_mode():
         assert torch.equal(images(photos), model.image_encoder(photos))
         assert torch.equal(images(features), model.image_encoder(features))

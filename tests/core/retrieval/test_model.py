@@ -9,9 +9,10 @@ import torch
 from dpce_cli.core.data.images import load_image
 from dpce_cli.core.data.views import FixedViews, WholePhoto
 from dpce_cli.core.errors import DataError, QueryError
+from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text
-from dpce_cli.core.retrieval.query import embed_photo, embed_sentence
-from dpce_cli.core.workspace.checkpoint import Checkpoint, restore_image_encoder, restore_text_encoder
+from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.workspace.checkpoint import Checkpoint
 from tests.core.conftest import Trained
 from tests.core.tiny import Recorder, checkpoint
 
@@ -21,11 +22,19 @@ def model(learning_stage1: Trained, tiny_cnn: None) -> Checkpoint:
     return checkpoint(learning_stage1.workspace, 1, "best")
 
 
+def embed_sentence(model: Checkpoint, sentence: str, reporter: Reporter) -> torch.Tensor:
+    return torch.from_numpy(Model.of_checkpoint(model, reporter=reporter).encode_text([sentence])[0])
+
+
+def embed_photo(model: Checkpoint, path: Path) -> torch.Tensor:
+    return torch.from_numpy(Model.of_checkpoint(model).encode_images([path])[0])
+
+
 def _embedded(model: Checkpoint, words: list[str], placements: int | None) -> torch.Tensor:
     ids = model.vocabulary.token_ids(words)
     token_ids = torch.zeros(1, model.config.text.max_words, dtype=torch.int32)
     token_ids[0, : len(ids)] = torch.tensor(ids)
-    return encode_text(restore_text_encoder(model), token_ids, placements=placements)[0]
+    return encode_text(Model.of_checkpoint(model).text_encoder, token_ids, placements=placements)[0]
 
 
 def test_a_sentence_is_embedded_as_its_words_in_all_placements(model: Checkpoint) -> None:
@@ -93,7 +102,7 @@ def test_a_photo_is_embedded_in_the_views_that_the_model_was_trained_for(
 
     assert len(views) == (2 if mirror else 1)
     torch.testing.assert_close(
-        embed_photo(model, photos / "val0.png"), encode_images(restore_image_encoder(model), views[None])[0]
+        embed_photo(model, photos / "val0.png"), encode_images(Model.of_checkpoint(model).image_encoder, views[None])[0]
     )
 
 
@@ -102,7 +111,7 @@ def test_a_whole_photo_is_embedded_where_the_model_is_tested_on_it(model: Checkp
     views = WholePhoto(config.image)(load_image(photos / "val0.png"), 0)
     assert views.shape[2:] == (40, 40)
     whole = embed_photo(replace(model, config=config), photos / "val0.png")
-    torch.testing.assert_close(whole, encode_images(restore_image_encoder(model), views[None])[0])
+    torch.testing.assert_close(whole, encode_images(Model.of_checkpoint(model).image_encoder, views[None])[0])
     assert not torch.allclose(whole, embed_photo(model, photos / "val0.png"), atol=1e-3)
 
 
