@@ -20,7 +20,7 @@ from dpce_cli.commands.train_stage1 import train_stage1
 from dpce_cli.commands.train_stage2 import train_stage2
 from dpce_cli.core.errors import DpceError
 from dpce_cli.core.processes.environment import is_main_process
-from dpce_cli.core.processes.interruption import Interrupted
+from dpce_cli.core.processes.interruption import Interrupted, stop_signals_interrupt
 from dpce_cli.launch import report_failure
 
 
@@ -78,7 +78,8 @@ def dpce(
 def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 1."""
     try:
-        app(prog_name="dpce")
+        with stop_signals_interrupt():
+            app(prog_name="dpce")
     except DpceError as error:
         if not report_failure(error) and is_main_process():
             typer.echo(f"Error: {error}", err=True)
@@ -86,4 +87,4 @@ def main() -> None:
     except Interrupted as stopped:
         if is_main_process():
             typer.echo(f"Interrupted: {stopped}", err=True)
-        sys.exit(130)
+        sys.exit(stopped.exit_code)

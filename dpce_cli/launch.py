@@ -14,19 +14,20 @@ import uuid
 from typing import TYPE_CHECKING
 
 from dpce_cli.core.errors import ConfigError, DpceError, ProcessGone
-from dpce_cli.core.processes.environment import LAUNCHER, is_launched
+from dpce_cli.core.processes.environment import LAUNCHER, is_launched, is_main_process, take_part
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-_INTERRUPTED = 130
+_INTERRUPTED = tuple(128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+"""Exit codes of processes that were asked to stop."""
 
 
 def launch(gpus: int | None, processes: int | None, device: str) -> str:
     """Run this command line in as many processes as asked for and exit; in each of them, and for one, come back.
 
     Args:
-        gpus: GPUs of this machine, one a process.
+        gpus: GPUs of this machine, one per process.
         processes: CPU processes.
         device: as given on the command line.
 
@@ -37,6 +38,14 @@ def launch(gpus: int | None, processes: int | None, device: str) -> str:
         ConfigError: there are not so many GPUs, or the arguments exclude each other.
         DpceError: that of the first process that failed.
     """
+    if is_launched():
+        take_part()
+        if is_main_process() and LAUNCHER not in os.environ:
+            others, place = (
+                int(os.environ["WORLD_SIZE"]) - 1,
+                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
+            )
+            print(f"waiting at {place}, for up to 30 minutes, for {others} other processes", file=sys.stderr)
     if gpus is None and processes is None:
         return device
     if gpus is not None and processes is not None:
@@ -59,7 +68,7 @@ def launch(gpus: int | None, processes: int | None, device: str) -> str:
 
 def report_failure(error: DpceError) -> bool:
     """Tell the launcher of an error; false where there is none that tells the user."""
-    if not is_launched():
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         return False
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -90,11 +99,12 @@ def _run(count: int) -> int:
         )
         try:
             elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
-        except SignalException:
-            return _INTERRUPTED
+        except SignalException as stopped:
+            return 128 + stopped.sigval
         except ChildFailedError as error:
-            if any(failure.exitcode == _INTERRUPTED for failure in error.failures.values()):
-                return _INTERRUPTED
+            codes = [failure.exitcode for failure in error.failures.values() if failure.exitcode in _INTERRUPTED]
+            if codes:
+                return codes[0]
             raise DpceError(_reason(error.failures, count)) from None
     return 0
 

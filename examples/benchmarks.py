@@ -210,7 +210,7 @@ def read_photos(root: Path, images: int) -> tuple[float, float]:
     """Photos a second, from the files of a workspace's data set and from tars of 100 of them."""
     import torch
 
-    from dpce_cli.core.data.images import read_views
+    from dpce_cli.core.data.loading import read_views
     from dpce_cli.core.data.readers.webdataset import read_webdataset
     from dpce_cli.core.data.records import CaptionedImage
     from dpce_cli.core.data.views import FixedViews
@@ -604,11 +604,11 @@ def write_store(path: Path, images: int, dim: int) -> tuple[float, float]:
     import torch
 
     from dpce_cli.core.processes.collectives import lengths, rank
-    from dpce_cli.core.storage.shared_rows import open_together
+    from dpce_cli.core.storage.rows import open_or_resume
 
     before, start, size = peak_mib(), time.perf_counter(), 1024
     arrays = dict.fromkeys(("image_embeddings", "text_embeddings"), ((images, dim), "float32"))
-    with open_together(path, arrays=arrays, constants={}, meta={}) as writer:
+    with open_or_resume(path, arrays=arrays, constants={}, meta={}) as writer:
         for name in arrays:
             for first in range(0, lengths(images)[rank()], size):
                 writer.append(name, torch.randn(min(size, lengths(images)[rank()] - first), dim))

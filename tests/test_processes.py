@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dpce_cli.core.processes import environment
 from dpce_cli.core.workspace.checkpoint import load_checkpoint
 from tests.command_line import SCENES, dpce, succeed
 
@@ -181,3 +182,41 @@ def test_a_batch_of_fewer_photos_than_processes_is_refused(workspace: Path) -> N
         "Error: stage1.batch_size=2 is too small for 3 processes, of which each needs a photo; raise it with --set, or "
         "use fewer processes"
     )
+
+
+@pytest.fixture
+def left_by_a_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_takes_part", False)
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_variables_that_a_scheduler_left_do_not_silence_a_command_that_runs_alone(
+    left_by_a_scheduler: None, workspace: Path
+) -> None:
+    assert dpce("eval", workspace=workspace).error.startswith("Error: ")
+
+
+def test_a_distributed_command_says_which_variables_a_scheduler_left_out(
+    left_by_a_scheduler: None, workspace: Path
+) -> None:
+    assert dpce("train-stage1", workspace=workspace).error == (
+        "Error: the environment says RANK=3 and WORLD_SIZE=4, as in a job of several processes, but not LOCAL_RANK and "
+        "MASTER_ADDR and MASTER_PORT; unset RANK and WORLD_SIZE to run alone, or start the processes with torchrun"
+    )
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "4"), ("MASTER_PORT", "x")])
+def test_variables_of_a_launcher_that_cannot_be_are_named(
+    left_by_a_scheduler: None, workspace: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for other in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(other, "1")
+    monkeypatch.setenv(name, value)
+    assert f"the environment says {name}=" in dpce("train-stage1", workspace=workspace).error
+
+
+def test_a_world_of_one_process_is_alone(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    succeed("train-stage1", "--no-word-vectors", "--fresh", "--workers", "0", "--epochs", "1", workspace=workspace)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing.process
-import signal
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.data.shards import Extent, open_photo
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.processes.interruption import interrupts_held_back
 
 View = Callable[[Image.Image, int], Tensor]
 """Makes the uint8 tensor (3, height, width) of an image and its position in the list of images."""
@@ -31,9 +23,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 ENOUGH_PIXELS = 1024
 """A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as each side keeps this many pixels."""
-
-_abandoned: list[Any] = []
-"""Iterators of a killed worker: their end would wait for the rest of what it was sending, to memory for a GPU."""
 
 
 def load_image(path: Path, extent: Extent | None = None) -> Image.Image:
@@ -147,127 +136,3 @@ def normalize(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) ->
     """`(images / 255 - mean) / std` per channel: uint8 (batch, 3, h, w) to float32, channels_last."""
     shift, scale = torch.tensor([mean, std], device=images.device).view(2, 3, 1, 1)
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(shift).div_(scale)
-
-
-def read_views(
-    root: Path,
-    images: Sequence[CaptionedImage],
-    view: View,
-    *,
-    batch_size: int,
-    workers: int,
-    order: Iterable[int] | None = None,
-    pinned: bool = False,
-) -> Iterator[tuple[list[int], Tensor, list[str]]]:
-    """Load and view images below `root` in `order`, `batch_size` of them at a time.
-
-    Yields the positions in `order` that loaded, their views as one uint8 tensor (positions, 3, h, w), and a
-    message for each image that did not load, for the caller to pass to `Reporter.warn` and to count. A batch
-    of which nothing loaded has no positions and an empty tensor of no particular shape.
-
-    Args:
-        order: indices of `images`, of any number; None for all of them once, as they stand.
-        view: gets each image and its position, so that random views can be seeded by position; picklable,
-            because `workers` processes run it (0: this process).
-        pinned: yield views in memory that a GPU copies from by itself, while other things go on.
-
-    Raises:
-        DataError: one of the processes was ended from outside.
-    """
-    loader: DataLoader[Any] = DataLoader(
-        _Views(root, images, view),
-        batch_size=batch_size,
-        sampler=enumerate(range(len(images)) if order is None else order),
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_leave_interrupts_to_parent,
-        pin_memory=pinned,
-        generator=torch.Generator(),  # without it DataLoader would draw from the global one
-    )
-    others = multiprocessing.active_children()
-    with interrupts_held_back(), _deaths_told([]):
-        batches = iter(loader)
-    processes = [process for process in multiprocessing.active_children() if process not in others]
-    while True:
-        try:
-            # An interrupt within could leave a queue's lock taken, for the end of the workers to wait for.
-            with interrupts_held_back(), _deaths_told(processes):
-                batch = next(batches, None)
-        except DataError:
-            for process in processes:
-                process.kill()
-            _abandoned.append(batches)
-            raise
-        if batch is None:
-            return
-        yield batch.positions, torch.as_tensor(batch.views), batch.messages
-
-
-class _Views(Dataset[tuple[int, Tensor | str]]):
-    def __init__(self, root: Path, images: Sequence[CaptionedImage], view: View) -> None:
-        self.root, self.view = root, view
-        self.places = [(image.path, image.extent) for image in images]  # a worker needs no captions
-
-    def __getitem__(self, place: tuple[int, int]) -> tuple[int, Tensor | str]:
-        position, index = place
-        path, extent = self.places[index]
-        try:
-            image = load_image(self.root / path, extent)
-        except DataError as error:
-            return position, str(error)
-        return position, self.view(image, position)
-
-
-@dataclass
-class _Loaded:
-    """A batch; NumPy arrays reach the parent through a pipe, tensors would need shared memory, rare in containers."""
-
-    positions: list[int]
-    views: Any
-    messages: list[str]
-
-    def pin_memory(self) -> _Loaded:
-        """Called by DataLoader, in a thread of its own where there are workers."""
-        self.views = torch.from_numpy(self.views).pin_memory()
-        return self
-
-
-def _collate(items: list[tuple[int, Tensor | str]]) -> _Loaded:
-    loaded = [(position, view) for position, view in items if isinstance(view, Tensor)]
-    messages = [message for _, message in items if isinstance(message, str)]
-    views = torch.stack([view for _, view in loaded]) if loaded else torch.empty(0, dtype=torch.uint8)
-    return _Loaded([position for position, _ in loaded], views.numpy(), messages)
-
-
-@contextmanager
-def _deaths_told(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iterator[None]:
-    """Raise `DataError` in the block when one of `workers` has died, perhaps before.
-
-    The rest of what it was sending would be waited for forever. DataLoader's own means against it raises wherever the
-    program is, while it saves a checkpoint, say; it is undone.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def tell(*_: object) -> None:
-        if any(worker.exitcode for worker in workers):
-            raise DataError(
-                "a process that reads photos was ended, as the system does when memory runs out; run the same command "
-                "to continue, with fewer --workers, or with --workers 0"
-            )
-
-    before = signal.signal(signal.SIGCHLD, tell)
-    try:
-        tell()
-        yield
-    except RuntimeError:  # DataLoader's, in place of what `tell` raised
-        tell()
-        raise
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-
-
-def _leave_interrupts_to_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; only the parent acts on it, and ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

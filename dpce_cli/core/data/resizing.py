@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import ImageConfig
-from dpce_cli.core.data.images import read_views
+from dpce_cli.core.data.loading import read_views
 from dpce_cli.core.data.readers.reading import Skips
 from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
 from dpce_cli.core.data.shards import open_photo, shard_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any, TypeVar, cast
@@ -16,9 +16,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, distributed, nn
 
-from dpce_cli.core.errors import ConfigError, ProcessGone, TrainingError
+from dpce_cli.core.errors import ConfigError, DpceError, ProcessGone, TrainingError
 from dpce_cli.core.processes.devices import choose_device
-from dpce_cli.core.processes.environment import is_launched
+from dpce_cli.core.processes.environment import is_launched, take_part
 from dpce_cli.core.processes.interruption import Interrupted
 
 T = TypeVar("T")
@@ -46,6 +46,8 @@ def process_group(device: str) -> Iterator[torch.device]:
         ProcessGone: another process ended while this one waited for it.
         TrainingError: the GPU's memory does not suffice.
     """
+    if is_launched():
+        take_part()
     try:
         with _process_group(device) if is_launched() else nullcontext(choose_device(device)) as chosen:
             yield chosen
@@ -66,9 +68,9 @@ def _process_group(device: str) -> Iterator[torch.device]:
             raise ConfigError(f"--device {device}: each of several processes has a GPU of its own; choose auto or cuda")
         torch.cuda.set_device(chosen)
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     try:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
         yield chosen
     except Interrupted:  # all of them are
         distributed.destroy_process_group()
@@ -76,8 +78,8 @@ def _process_group(device: str) -> Iterator[torch.device]:
     except RuntimeError as error:
         if "gloo" in str(error).lower() or isinstance(error, distributed.DistError):
             raise ProcessGone(
-                f"another process is gone ({str(error).splitlines()[0]}); run the same command to continue from the "
-                "last checkpoint"
+                f"another process is gone or never came ({str(error).splitlines()[-1]}); run the same command to "
+                "continue from the last checkpoint"
             ) from error
         raise
     # Not where one fails alone: with NCCL it would wait for the others here, while they wait for it.
@@ -116,6 +118,25 @@ def gather_objects(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     distributed.all_gather_object(values, value)
     return values
+
+
+def decided_by_first(value: Callable[[], T]) -> T:
+    """What process 0 makes of `value`, on every process; an error of process 0 is raised on all of them.
+
+    For what could look different to each process, such as whether a file of a network disk exists.
+    """
+    if world_size() == 1:
+        return value()
+    outcome: T | DpceError | None = None
+    if not rank():
+        try:
+            outcome = value()
+        except DpceError as error:
+            outcome = error
+    decided = gather_objects(outcome)[0]
+    if isinstance(decided, DpceError):
+        raise decided
+    return cast(T, decided)
 
 
 def sum_in_place(values: Tensor) -> Tensor:

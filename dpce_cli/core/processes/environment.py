@@ -4,20 +4,52 @@ from __future__ import annotations
 
 import os
 
+from dpce_cli.core.errors import ConfigError
+
 LAUNCHER = "DPCE_LAUNCHER"
 """Environment variable with the process id of the `dpce` command that started this process."""
 
+_PARENT = os.getppid()
+_takes_part = False
+
 
 def is_launched() -> bool:
-    """Whether torchrun, or `dpce_cli.launch`, started this process as one of several."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Whether the environment names this process as one of several, as torchrun and `dpce_cli.launch` do.
+
+    Schedulers leave such variables in the environment of commands that run alone, too: see `take_part`.
+    """
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def take_part() -> None:
+    """Have this process be one of the job that the environment describes; only distributed commands call this.
+
+    Raises:
+        ConfigError: a variable is missing or no number.
+    """
+    global _takes_part
+    alone = "unset RANK and WORLD_SIZE to run alone, or start the processes with torchrun"
+    missing = [name for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"the environment says RANK={os.environ['RANK']} and WORLD_SIZE={os.environ['WORLD_SIZE']}, as in a job of "
+            f"several processes, but not {' and '.join(missing)}; {alone}"
+        )
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "LOCAL_WORLD_SIZE"):
+        if not os.environ.get(name, "0").isdecimal():
+            raise ConfigError(f"the environment says {name}={os.environ[name]!r}, which is no number; {alone}")
+    if int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
+        raise ConfigError(
+            f"the environment says RANK={os.environ['RANK']} of WORLD_SIZE={os.environ['WORLD_SIZE']}; {alone}"
+        )
+    _takes_part = True
 
 
 def is_main_process() -> bool:
     """Whether this process writes files and reports."""
-    return not is_launched() or os.environ["RANK"] == "0"
+    return not _takes_part or os.environ["RANK"] == "0"
 
 
 def launcher_is_gone() -> bool:
-    """Whether the `dpce` command that started this process has ended, so that nothing watches over it."""
-    return LAUNCHER in os.environ and int(os.environ[LAUNCHER]) != os.getppid()
+    """Whether the process that started this one of several has ended, so that nothing watches over it."""
+    return _takes_part and os.getppid() != int(os.environ.get(LAUNCHER, _PARENT))

@@ -8,15 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dpce_cli.core.data.images import read_views
+from dpce_cli.core.data.loading import read_views, stop_without_launcher, warn_of_others
 from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.processes.collectives import rank, share
+from dpce_cli.core.processes.collectives import decided_by_first, rank, share
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.storage.rows import read_meta
-from dpce_cli.core.storage.shared_rows import warn_of_others
 from dpce_cli.core.workspace.checkpoint import Checkpoint
 from dpce_cli.core.workspace.feature_cache import cached_test_features
 from dpce_cli.core.workspace.features import load_feature_store, open_feature_store
@@ -55,7 +54,7 @@ def extract_features(
         "root": str(dataset.root),
         "config": config.to_dict(),
     }
-    if read_meta(path) == meta:
+    if decided_by_first(lambda: read_meta(path) == meta):
         reporter.note(f"{path} holds these embeddings already")
         return path
     captions = pack_captions(images, dataset.vocabulary, checkpoint.vocabulary, config.text.max_words)
@@ -87,6 +86,7 @@ def extract_features(
                     problems += unread
                     store.append("image_embeddings", rows)
                     advance(len(rows))
+                    stop_without_launcher()
         if (done := store.done("text_embeddings")) < len(texts):
             text_encoder = model.text_encoder
             with reporter.track(f"embedding {split} captions", len(texts), done) as advance:
@@ -94,6 +94,7 @@ def extract_features(
                     placements = None if config.model.position_shift else 1
                     store.append("text_embeddings", encode_text(text_encoder, token_ids, placements=placements))
                     advance(len(token_ids))
+                    stop_without_launcher()
         store.finish()
     warn_of_others(problems, reporter)
     if rank():

@@ -1,15 +1,17 @@
-"""HDF5 files that are filled row by row over hours, and the resuming of one whose process was killed.
+"""HDF5 files that are filled row by row over hours by one or more processes, and resumed when one was killed.
 
-A store grows in `<name>.partial` and gets its own name when it is whole. HDF5 lays the file out, complete but
-for the rows; the rows are then written in place with plain system calls, each array's count of finished rows
-after the rows it counts. So a process killed at any moment leaves a partial file that is resumed at a row
-boundary, and a full disk is a plain error (HDF5 cannot close a file that it fails to write). Power loss is
-covered only once the store is whole.
+A store grows in `<name>.partial` and gets its own name when it is whole. HDF5 lays the file out, complete but for the
+rows. Each process then writes the rows of its share in place with plain system calls, and after them its count of
+finished rows. So a process that is killed at any moment leaves a partial file that is resumed at a row boundary, and a
+full disk is a plain error (HDF5 cannot close a file that it fails to write). Power loss is covered only once the store
+is whole.
+
+A whole store has a SHA-256 of each array and of all else that it holds. `read_store` checks them, which costs the time
+to read the file once.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -27,52 +29,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpce_cli.core.errors import WorkspaceError
+from dpce_cli.core.processes.collectives import decided_by_first, rank, share, wait_for_all, world_size
 from dpce_cli.core.storage.files import replacing
+from dpce_cli.core.storage.hdf5 import reading_hdf5
+from dpce_cli.core.storage.locks import exclusive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-COUNTS = "rows_done"
+COUNTS, DIGESTS = "rows_done", "digests"
 SPARE_BYTES = 64 * 2**20
 """Room that must remain for ids, captions and the other files of a run."""
+
+_COUNTS_OF_A_PROCESS = 512
+"""Counts that are kept for each process, most of them unused: 4 KiB, so that processes on several machines write to
+pages of their own on a network disk."""
+_BLOCK = 2**24
 
 Array = NDArray[Any]
 
 
 class StoreWriter:
-    """Appends rows to the arrays of a partial store; made by `open_or_resume`."""
+    """Appends rows to this process's share of the arrays of a partial store; made by `open_or_resume`."""
 
     def __init__(self, partial: Path, file: FileIO, path: Path) -> None:
-        self._partial = partial
-        self._file = file
-        self._path = path
+        self._partial, self._file, self._path = partial, file, path
         with h5py.File(partial, "r", locking=False) as layout:
             self._arrays = {
                 name: (layout[name].id.get_offset(), layout[name].shape, layout[name].dtype)
                 for name in json.loads(layout.attrs["arrays"])
             }
-            self._counts = layout[COUNTS][:]
-            self._counts_offset = layout[COUNTS].id.get_offset()
+            self._counts = layout[COUNTS][rank()]
+            self._counts_offset = layout[COUNTS].id.get_offset() + rank() * self._counts.nbytes
+            self._digests_offset = layout[DIGESTS].id.get_offset()
 
     def done(self, name: str) -> int:
-        """How many rows of the array are finished."""
+        """How many rows of this process's share of the array are finished."""
         return int(self._counts[list(self._arrays).index(name)])
 
     def append(self, name: str, rows: Array | Tensor) -> None:
-        """Write the next rows of the array; when this returns, they outlive the process.
+        """Write the next rows of this process's share; when this returns, they outlive the process.
 
         Raises:
             ValueError: the rows do not fit the array.
             WorkspaceError: the disk is full or the file cannot be written; what was appended before stays.
         """
         offset, shape, dtype = self._arrays[name]
-        start = self.done(name)
-        end = start + len(rows)
-        if tuple(rows.shape[1:]) != shape[1:] or end > shape[0]:
+        own = share(shape[0])
+        start = own.start + self.done(name)
+        if tuple(rows.shape[1:]) != shape[1:] or start + len(rows) > own.stop:
             raise ValueError(f"{name}: rows {tuple(rows.shape)} at {start} do not fit {shape}")
         row_bytes = dtype.itemsize * math.prod(shape[1:])
         counts = self._counts.copy()
-        counts[list(self._arrays).index(name)] = end
+        counts[list(self._arrays).index(name)] += len(rows)
         self._write(np.asarray(rows).astype(dtype).tobytes(), offset + start * row_bytes)
         self._write(counts.tobytes(), self._counts_offset)
         self._counts = counts
@@ -84,28 +93,42 @@ class StoreWriter:
                 data, offset = data[written:], offset + written
 
     def finish(self) -> None:
-        """Give the whole store its name.
+        """Give the whole store its name, when all processes have called this.
 
         Raises:
-            ValueError: an array is not full.
-            WorkspaceError: the file cannot be written.
-        """
-        self.check_full()
-        with _reporting(self._path):
-            os.replace(self._partial, self._path)
-
-    def check_full(self) -> None:
-        """Make sure that every row is on the disk.
-
-        Raises:
-            ValueError: an array is not full.
+            ValueError: this process's share of an array is not full.
             WorkspaceError: the file cannot be written.
         """
         for name, (_, shape, _) in self._arrays.items():
-            if self.done(name) != shape[0]:
-                raise ValueError(f"{self._path}: {name} holds {self.done(name)} of {shape[0]} rows")
+            own = share(shape[0])
+            if self.done(name) != own.stop - own.start:
+                raise ValueError(f"{self._path}: {name} holds {self.done(name)} of {own.stop - own.start} rows")
         with _reporting(self._path):
             os.fsync(self._file.fileno())
+        wait_for_all()
+        decided_by_first(self._seal)
+
+    def _seal(self) -> None:
+        digests = b""
+        for offset, shape, dtype in self._arrays.values():
+            length = dtype.itemsize * math.prod(shape)
+            with _reporting(self._path):
+                digests += _digest_of_part(self._file, offset or 0, length)
+        self._write(digests, self._digests_offset)
+        with _reporting(self._path):
+            os.fsync(self._file.fileno())
+            os.replace(self._partial, self._path)
+
+
+def _digest_of_part(file: FileIO, offset: int, length: int) -> bytes:
+    digest = hashlib.sha256()
+    while length:
+        block = os.pread(file.fileno(), min(length, _BLOCK), offset)
+        if not block:
+            raise OSError(0, "the file is cut short")
+        digest.update(block)
+        offset, length = offset + len(block), length - len(block)
+    return digest.digest()
 
 
 @contextmanager
@@ -116,9 +139,10 @@ def open_or_resume(
     constants: Mapping[str, Sequence[str] | Array],
     meta: Mapping[str, Any],
 ) -> Iterator[StoreWriter]:
-    """Continue the partial store of `path` if it was begun with equal arguments, else begin it anew.
+    """Continue the partial store of `path` if as many processes began it with equal arguments, else begin it anew.
 
-    Leaving the block without `finish()` keeps the partial file for the next time.
+    Each process fills its `share` of the rows. Leaving the block without `finish()` keeps the partial file for the next
+    time.
 
     Args:
         path: of the whole store.
@@ -129,34 +153,27 @@ def open_or_resume(
     Raises:
         WorkspaceError: another process writes the store, the folder cannot be written, or the disk is full.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_path(path)
     signature = signature_of(arrays, constants, meta)
     with ExitStack() as stack:
-        file = stack.enter_context(_open_locked(partial)) if partial.exists() else None
-        if file is None or not _has_signature(partial, signature):
-            _lay_out(partial, arrays, constants, meta, signature)
-            file = stack.enter_context(_open_locked(partial))
+
+        def begin() -> None:
+            busy = f"another process is writing {path.name}; wait for it, or stop it and run again"
+            stack.enter_context(exclusive(path.with_name(f".{path.name}.lock"), busy))
+            if not _was_begun(partial, signature):
+                _lay_out(partial, arrays, constants, meta, signature)
+
+        decided_by_first(begin)
+        with _reporting(partial):
+            file = stack.enter_context(FileIO(partial, "rb+"))
         yield StoreWriter(partial, file, path)
 
 
-def _open_locked(partial: Path) -> FileIO:
-    with _reporting(partial):
-        file = FileIO(partial, "rb+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise WorkspaceError(
-                f"{partial}: another process is writing this file; wait for it, or stop it and run again"
-            ) from error
-        return file
-
-
-def _has_signature(partial: Path, signature: str) -> bool:
+def _was_begun(partial: Path, signature: str) -> bool:
     try:
-        with h5py.File(partial, "r", locking=False) as file:
-            return bool(file.attrs.get("signature") == signature)
-    except (OSError, RuntimeError, KeyError):
+        with reading_hdf5(partial) as file:
+            return bool(file.attrs.get("signature") == signature and len(file[COUNTS]) == world_size())
+    except (OSError, RuntimeError, KeyError, ValueError):
         return False
 
 
@@ -175,12 +192,17 @@ def _lay_out(
                 f"{partial}: needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free space or "
                 "choose another --workspace, then run again"
             )
-        with h5py.File(temporary, "w") as file:
-            for name, (shape, dtype) in {**arrays, COUNTS: ((len(arrays),), "int64")}.items():
+        with h5py.File(temporary, "w", locking=False) as file:
+            kept = {
+                COUNTS: ((world_size(), _COUNTS_OF_A_PROCESS), "int64"),
+                DIGESTS: ((len(arrays), hashlib.sha256().digest_size), "uint8"),
+            }
+            for name, (shape, dtype) in {**arrays, **kept}.items():
                 at_fixed_place = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
                 at_fixed_place.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
                 file.create_dataset(name, shape, dtype, dcpl=at_fixed_place)
             file[COUNTS][:] = 0
+            file[DIGESTS][:] = 0
             for name, values in constants.items():
                 if isinstance(values, np.ndarray):
                     file[name] = values
@@ -195,18 +217,19 @@ def signature_of(
     meta: Mapping[str, Any],
 ) -> str:
     """What tells apart stores that are begun with other arguments."""
+    layout = {name: [list(shape), dtype] for name, (shape, dtype) in arrays.items()}
     digests = {
         name: hashlib.sha256(
             values.tobytes() if isinstance(values, np.ndarray) else json.dumps(list(values)).encode()
         ).hexdigest()
         for name, values in constants.items()
     }
-    return hashlib.sha256(json.dumps([arrays, digests, meta], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([layout, digests, meta], sort_keys=True).encode()).hexdigest()
 
 
 def _unfinished(file: h5py.File) -> str:
-    counts = zip(json.loads(file.attrs["arrays"]), file[COUNTS][:], strict=True)
-    return ", ".join(f"{name} {done}/{len(file[name])}" for name, done in counts if done != len(file[name]))
+    counts = dict(zip(json.loads(file.attrs["arrays"]), file[COUNTS][:].sum(0).tolist(), strict=False))
+    return ", ".join(f"{name} {done}/{len(file[name])}" for name, done in counts.items() if done != len(file[name]))
 
 
 @contextmanager
@@ -231,11 +254,16 @@ class Store:
     meta: dict[str, Any]
 
 
-def read_meta(path: Path) -> dict[str, Any] | None:
-    """The `meta` of a whole store; None if there is none that can be read."""
+def partial_path(path: Path) -> Path:
+    """Where the store grows until it is whole."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def read_meta(path: Path, *, whole: bool = True) -> dict[str, Any] | None:
+    """The `meta` of a store, which has to be `whole` or not; None if there is none that can be read."""
     try:
-        with h5py.File(path, "r") as file:
-            return None if _unfinished(file) else dict(json.loads(file.attrs["meta"]))
+        with reading_hdf5(path) as file:
+            return None if whole and _unfinished(file) else dict(json.loads(file.attrs["meta"]))
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError):
         return None
 
@@ -250,21 +278,30 @@ def _mapped(path: Path, rows: h5py.Dataset) -> Array:
 
 
 def read_store(path: Path, *, remedy: str) -> Store:
-    """Read a whole store; `remedy` is the command that makes it.
+    """Read a whole store, and check that it is as it was written; `remedy` is the command that makes it.
 
     Raises:
         WorkspaceError: the store is missing, damaged, cut short or not whole.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with reading_hdf5(path) as file:
             if missing := _unfinished(file):
                 raise WorkspaceError(f"{path}: not whole ({missing}); run `{remedy}` again")
-            texts = {name for name in file if h5py.check_string_dtype(file[name].dtype)}
-            return Store(
-                arrays={name: _mapped(path, file[name]) for name in file if name not in texts | {COUNTS}},
-                texts={name: tuple(file[name].asstr()[:]) for name in texts},
-                meta=dict(json.loads(file.attrs["meta"])),
-            )
+            names = json.loads(file.attrs["arrays"])
+            layout = {name: (file[name].shape, file[name].dtype.name) for name in names}
+            constants = [name for name in file if name not in {*names, COUNTS, DIGESTS}]
+            texts = {
+                name: tuple(file[name].asstr()[:]) for name in constants if h5py.check_string_dtype(file[name].dtype)
+            }
+            numbers = {name: file[name][:] for name in constants if name not in texts}
+            meta = dict(json.loads(file.attrs["meta"]))
+            if signature_of(layout, {**texts, **numbers}, meta) != file.attrs["signature"]:
+                raise ValueError("its description is not the one that was written")
+            arrays = {name: _mapped(path, file[name]) for name in names}
+            for name, digest in zip(names, file[DIGESTS][:], strict=True):
+                if hashlib.sha256(np.ascontiguousarray(arrays[name]).data).digest() != digest.tobytes():
+                    raise ValueError(f"the rows of {name} are not those that were written")
+            return Store(arrays={**arrays, **numbers}, texts=texts, meta=meta)
     except FileNotFoundError as error:
         raise WorkspaceError(f"{path}: not found; run `{remedy}`") from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 
 from dpce_cli.core.errors import VocabularyError, WorkspaceError
 from dpce_cli.core.progress import Advance, Reporter
-from dpce_cli.core.storage.files import replacing
+from dpce_cli.core.storage.hdf5 import reading_hdf5, writing_hdf5
 from dpce_cli.core.text.keyed_vectors import read_keyed_vectors
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.text.word2vec_files import CHUNK_BYTES, Row, read_binary, read_text
@@ -187,7 +186,7 @@ def save_word_vectors(path: Path, word_vectors: WordVectors, meta: Mapping[str, 
             "meta": dict(meta),
         }
     )
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with writing_hdf5(path) as file:
         file["matrix"] = word_vectors.matrix
         file["description"] = description
         file["sha256"] = _checksum(description, word_vectors.matrix)
@@ -203,7 +202,7 @@ def load_word_vectors(path: Path) -> tuple[WordVectors, dict[str, Any]]:
     if not path.is_file():
         raise WorkspaceError(f"{path}: there are no word vectors yet; run `dpce build-word2vec` first")
     try:
-        with h5py.File(path, "r") as file:
+        with reading_hdf5(path) as file:
             matrix: Row = file["matrix"][()]
             text: str = file["description"].asstr()[()]
             checksum: str = file["sha256"].asstr()[()]

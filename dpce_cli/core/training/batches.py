@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import Config, ImageConfig
-from dpce_cli.core.data.images import read_views
+from dpce_cli.core.data.loading import read_views
 from dpce_cli.core.data.position_shift import shift_randomly
 from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.shards import shard_name

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.data.images import read_views
+from dpce_cli.core.data.loading import read_views
 from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.errors import DataError

@@ -1,9 +1,10 @@
-"""Pooled features of a frozen image CNN, computed once a view and kept in HDF5."""
+"""Pooled features of a frozen image CNN, computed once per view and kept in HDF5."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,19 +15,20 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import ImageConfig
-from dpce_cli.core.data.images import read_views
+from dpce_cli.core.data.loading import read_views, stop_without_launcher, warn_of_others
 from dpce_cli.core.data.records import CaptionedImage
+from dpce_cli.core.data.shards import Extent, open_photo
 from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.models.image_encoder import ImageEncoder
-from dpce_cli.core.processes.collectives import share
+from dpce_cli.core.processes.collectives import decided_by_first, share
 from dpce_cli.core.progress import Reporter
-from dpce_cli.core.storage.rows import read_store
-from dpce_cli.core.storage.shared_rows import open_together, warn_of_others
+from dpce_cli.core.storage.rows import open_or_resume, partial_path, read_meta, read_store
 from dpce_cli.core.workspace.checkpoint import fingerprint
 from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
 
-_BATCH = 16
+_BATCH, _SAMPLE = 16, 4096
+_UNREADABLE = "unreadable"
 
 
 def cached_features(
@@ -42,7 +44,7 @@ def cached_features(
     """The pooled features of every view of a split's photos: float16 `(images, views, feature_dim)`.
 
     What is cached already is read, what is missing is computed and added; an interrupted computation goes on where it
-    stopped. A photo that cannot be read has a row of zeros. float16 keeps three digits, and halves the file: 24 KiB a
+    stopped. A photo that cannot be read has a row of zeros. float16 keeps three digits, and halves the file: 24 KiB per
     photo at six views of ResNet-50.
 
     Args:
@@ -57,14 +59,17 @@ def cached_features(
     crops = config.cached_crops if split == "train" else 0
     meta = _meta(dataset, encoder, config, crops)
     path, views = _path(workspace, split, meta, images), meta["views"]
-    if not path.is_file():
+    contents = [_content(root / image.path, image.extent) for image in images]
+    if not decided_by_first(lambda: _is_current(read_meta(path), meta, contents)):
+        begun = decided_by_first(lambda: read_meta(partial_path(path), whole=False))
+        whole_meta = begun if begun and _is_current(begun, meta, contents) else {**meta, "contents": contents}
         reporter.note(f"caching the image CNN's features of the {split} photos in {path}")
         device, problems = next(encoder.parameters()).device, list[str]()
         encoder.eval()
         shape = (len(paths), views, encoder.feature_dim)
         with (
-            open_together(
-                path, arrays={"features": (shape, "float16")}, constants={"paths": paths}, meta=meta
+            open_or_resume(
+                path, arrays={"features": (shape, "float16")}, constants={"paths": paths}, meta=whole_meta
             ) as store,
             torch.inference_mode(),
         ):
@@ -88,6 +93,7 @@ def cached_features(
                         reporter.warn(f"{problem}: skipped")
                     problems += unread
                     store.append("features", rows)
+                    stop_without_launcher()
                     advance(len(rows))
             store.finish()
         warn_of_others(problems, reporter)
@@ -112,19 +118,21 @@ def cached_test_features(
     None also where a photo could not be read when they were.
     """
     crops = config.cached_crops if split == "train" else 0
-    path = _path(workspace, split, _meta(dataset, encoder, config, crops), dataset.split(split))
-    if not path.is_file():
+    meta = _meta(dataset, encoder, config, crops)
+    images = dataset.split(split)
+    path = _path(workspace, split, meta, images)
+    contents = [_content(dataset.root / image.path, image.extent) for image in images]
+    if not decided_by_first(lambda: _is_current(read_meta(path), meta, contents)):
         return None
     features = _read(path)[:, : 1 + config.mirror]
     return features if bool(features.flatten(1).any(1).all()) else None
 
 
 def _meta(dataset: PreparedDataset, encoder: ImageEncoder, config: ImageConfig, crops: int) -> dict[str, Any]:
-    """What a cache depends on besides the photos' paths, and where they lie in shards."""
+    """What a cache depends on besides the photos' paths, where they lie in shards, and their contents."""
     return {
         "cnn": fingerprint(encoder.backbone.state_dict()),
         "image": asdict(replace(config, test_view="crop")),  # the cache has nothing else
-        "root": str(dataset.root),
         "views": 1 + config.mirror + crops,
     }
 
@@ -133,6 +141,32 @@ def _path(workspace: Workspace, split: str, meta: dict[str, Any], images: Sequen
     places = [[image.path, *image.extent] if image.extent else image.path for image in images]
     key = hashlib.sha256(json.dumps([meta, places], sort_keys=True).encode()).hexdigest()[:12]
     return workspace.feature_cache_path(split, key)
+
+
+def _is_current(cached: dict[str, Any] | None, meta: dict[str, Any], contents: Sequence[str]) -> bool:
+    """Whether `cached` features are those of these photos, of which none was replaced since; photos may be gone."""
+    return (
+        cached is not None
+        and cached == {**meta, "contents": cached.get("contents")}
+        and all(
+            now == then or _UNREADABLE in (now, then) for now, then in zip(contents, cached["contents"], strict=True)
+        )
+    )
+
+
+def _content(path: Path, extent: Extent | None) -> str:
+    """Tells a photo from another one: its size, and a hash of its first and last 4 KiB, which is quick to read.
+
+    Modification times would not do, because copying a data set changes them.
+    """
+    try:
+        with open_photo(path, extent) as file:
+            head = file.read(_SAMPLE)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _SAMPLE))
+            return f"{size} {hashlib.sha256(head + file.read(_SAMPLE)).hexdigest()[:16]}"
+    except (OSError, DataError):
+        return _UNREADABLE
 
 
 def _read(path: Path) -> Tensor:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.errors import WorkspaceError
-from dpce_cli.core.storage.rows import StoreWriter, read_store
-from dpce_cli.core.storage.shared_rows import open_together
+from dpce_cli.core.storage.rows import StoreWriter, open_or_resume, read_store
 
 # Rows that are looked at together: bounds memory, whatever their number.
 _BLOCK = 2**14
+_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def open_feature_store(
     Texts are the captions of the first image, then of the second, and so on. `path` is named `<split>.h5`.
     """
     owners = [index for index, image in enumerate(images) for _ in image.captions]
-    return open_together(
+    return open_or_resume(
         path,
         arrays={
             "image_embeddings": ((len(images), dim), "float32"),
@@ -126,6 +126,10 @@ def _fault(store: FeatureStore) -> str | None:
         return f"{len(texts)} texts, {len(store.captions)} captions, image_of_text {tuple(owners.shape)}"
     if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < len(images):
         return "image_of_text names an image that is not there"
-    if not all(bool(torch.isfinite(rows).all()) for rows in (*images.split(_BLOCK), *texts.split(_BLOCK))):
-        return "some embeddings are NaN or infinite"
+    for name, rows in (("image", images), ("text", texts)):
+        for number, block in enumerate(rows.split(_BLOCK)):
+            length = block.norm(dim=1)
+            wrong = ~((length - 1).abs() < _TOLERANCE) & (length != 0)  # a photo that cannot be read is all zeros
+            if bool(wrong.any()):
+                return f"row {number * _BLOCK + int(wrong.nonzero()[0])} of its {name} embeddings is no unit vector"
     return None

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dpce_cli.core.data.images import View, _collate, plain_view, read_views
+from dpce_cli.core.data.images import View, plain_view
+from dpce_cli.core.data.loading import _collate, read_views
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.data.shards import extent, members
 from dpce_cli.core.errors import DataError
@@ -135,7 +136,8 @@ def test_a_killed_worker_is_told_where_its_photos_are_waited_for(
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from dpce_cli.core.data.images import plain_view, read_views
+from dpce_cli.core.data.images import plain_view
+from dpce_cli.core.data.loading import _collate, read_views
 from dpce_cli.core.data.records import CaptionedImage
 
 photo = CaptionedImage(image_id="0", path="0.png", split="train", captions=("a photo",))

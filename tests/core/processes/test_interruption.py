@@ -23,8 +23,9 @@ def test_an_interrupt_is_delivered_at_the_end_of_the_block() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_interrupt_is_delivered_at_once() -> None:
+def test_a_second_interrupt_is_delivered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reached = list[str]()
+    monkeypatch.setattr("dpce_cli.core.processes.interruption._SAME_REQUEST_SECONDS", -1)
     with pytest.raises(KeyboardInterrupt):
         interrupted(2, reached)
     assert reached == []

@@ -132,7 +132,7 @@ def test_cached_features_stand_in_for_the_photos(
 ) -> None:
     expected = load_feature_store(_extract(many))
     cached, reporter = copy(trained_with_many_photos, tmp_path / "cached"), Recorder()
-    with patch("dpce_cli.core.data.images.load_image", side_effect=AssertionError("a photo was read")):
+    with patch("dpce_cli.core.data.loading.load_image", side_effect=AssertionError("a photo was read")):
         store = load_feature_store(_extract(cached, reporter=reporter))
 
     assert "taking the image CNN's features from the cache" in reporter.notes
@@ -226,7 +226,7 @@ def test_a_split_without_a_readable_photo_is_refused_and_tried_again(many: Works
     dataset = many.load_dataset()
     with pytest.raises(DataError, match=r"none of the 2 test photos can be read; put them there and run again"):
         _extract(many, split="test")
-    assert list(many.features_path("test").parent.iterdir()) == []
+    assert not many.features_path("test").exists()
 
     restored = replace(dataset, root=many.root / "restored")
     shutil.copytree(dataset.root, restored.root)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ def fill(path: Path) -> None:
 def test_a_whole_store_is_read_as_it_was_written(tmp_path: Path) -> None:
     fill(tmp_path / "cache" / "test.h5")
     store = read_store(tmp_path / "cache" / "test.h5", remedy="dpce x")
-    assert os.listdir(tmp_path / "cache") == ["test.h5"]
+    assert sorted(os.listdir(tmp_path / "cache")) == [".test.h5.lock", "test.h5"]
     assert set(store.arrays) == {"plain", "valid", "owners"}
     assert store.arrays["plain"].dtype == np.float16
     assert store.arrays["plain"].tolist() == ROWS.tolist()
@@ -122,19 +125,55 @@ def test_an_error_inside_the_block_is_not_taken_for_a_failure_to_write(tmp_path:
         (tmp_path / "missing.jpg").read_bytes()
 
 
+WRITE = """
+import sys
+from pathlib import Path
+from dpce_cli.core.errors import WorkspaceError
+from dpce_cli.core.storage.rows import open_or_resume
+
+try:
+    with open_or_resume(Path(sys.argv[1]), arrays={"a": ((3, 2), "float32")}, constants={}, meta={}):
+        print("open", flush=True)
+        sys.stdin.read()
+except WorkspaceError as error:
+    print(error)
+"""
+
+
 def test_two_writers_of_one_store_are_kept_apart(tmp_path: Path) -> None:
-    with (
-        open_or_resume(tmp_path / "test.h5", **LAYOUT),
-        pytest.raises(WorkspaceError, match=r"test\.h5\.partial: another process is writing"),
-        open_or_resume(tmp_path / "test.h5", **LAYOUT),
-    ):
-        pass
+    command = [sys.executable, "-c", WRITE, str(tmp_path / "test.h5")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "open\n"
+        second = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
+        assert second.stdout.startswith(f"{tmp_path}: another process is writing test.h5; wait for it, or stop it")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_written_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "lockf", fail)
+    monkeypatch.setattr(fcntl, "flock", fail)
+    fill(tmp_path / "test.h5")
+    assert read_store(tmp_path / "test.h5", remedy="").arrays["plain"].tolist() == ROWS.tolist()
+
+
+def test_a_lock_is_not_inherited_by_worker_processes(tmp_path: Path) -> None:
+    with open_or_resume(tmp_path / "test.h5", **LAYOUT):
+        orphan = subprocess.Popen(["sleep", "60"], close_fds=False)
+    fill(tmp_path / "test.h5")
+    orphan.kill()
+    orphan.wait()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(WorkspaceError, match=r"file/test\.h5\.partial: cannot be written .*--workspace"),
+        pytest.raises(WorkspaceError, match=r"file/\.test\.h5\.lock: cannot be written .*--workspace"),
         open_or_resume(tmp_path / "file" / "test.h5", **LAYOUT),
     ):
         pass
@@ -147,7 +186,7 @@ def test_a_store_that_the_disk_cannot_hold_is_refused_before_any_work(tmp_path: 
         open_or_resume(tmp_path / "test.h5", arrays=huge, constants={}, meta={}),
     ):
         pass
-    assert not list(tmp_path.iterdir())
+    assert os.listdir(tmp_path) == [".test.h5.lock"]
 
 
 def test_a_write_that_fails_halfway_leaves_a_store_that_can_be_continued(tmp_path: Path) -> None:
@@ -242,3 +281,53 @@ def test_a_store_with_missing_rows_is_not_whole(tmp_path: Path) -> None:
     (tmp_path / "test.h5.partial").rename(tmp_path / "test.h5")
     with pytest.raises(WorkspaceError, match=r"not whole \(plain 4/6, valid 0/6\); run `dpce x` again"):
         read_store(tmp_path / "test.h5", remedy="dpce x")
+
+
+def test_every_flipped_bit_of_a_store_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "test.h5"
+    fill(path)
+    whole, as_written = path.read_bytes(), read_store(path, remedy="")
+    chance = random.Random(0)
+    with h5py.File(path) as file:
+        rows = file["plain"].id.get_offset()
+    found = 0
+    for byte in [*range(rows, rows + 36), *chance.sample(range(len(whole)), 300)]:
+        damaged = bytearray(whole)
+        damaged[byte] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            store = read_store(path, remedy="")
+        except WorkspaceError:
+            found += 1
+        else:
+            assert store.texts == as_written.texts
+            assert store.meta == as_written.meta
+            for name, values in as_written.arrays.items():
+                assert np.array_equal(store.arrays[name], values)
+    assert found >= 36
+
+
+def test_numbers_that_a_store_keeps_elsewhere_are_not_read(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret" * 100)
+    layouts: dict[str, Callable[[h5py.File], object]] = {
+        "external storage": lambda file: file.create_dataset("plain", (6, 3), "float16", external=[(secret, 0, 36)]),
+        "an external link": lambda file: file.__setitem__("plain", h5py.ExternalLink("other.h5", "/plain")),
+        "a soft link": lambda file: file.__setitem__("plain", h5py.SoftLink("/names")),
+        "a virtual dataset": lambda file: file.create_virtual_dataset("plain", _virtual(tmp_path / "other.h5")),
+    }
+    fill(tmp_path / "other.h5")
+    for kind, add in layouts.items():
+        path = tmp_path / f"{kind}.h5"
+        fill(path)
+        with h5py.File(path, "r+") as file:
+            del file["plain"]
+            add(file)
+        with pytest.raises(WorkspaceError, match=r"damaged \('plain' (is a link to|keeps its numbers)"):
+            read_store(path, remedy="")
+
+
+def _virtual(source: Path) -> h5py.VirtualLayout:
+    layout = h5py.VirtualLayout((6, 3), "float16")
+    layout[:] = h5py.VirtualSource(source, "plain", (6, 3))
+    return layout

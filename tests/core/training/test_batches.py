@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.data.images import read_views
+from dpce_cli.core.data.loading import read_views
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.presets import build_preset

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from torch import Tensor
 
 from dpce_cli.core.config import ImageConfig
-from dpce_cli.core.data.images import load_image, mirrored, plain_view, read_views
+from dpce_cli.core.data.images import load_image, mirrored, plain_view
+from dpce_cli.core.data.loading import read_views
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.models.image_encoder import ImageEncoder
@@ -43,7 +45,7 @@ class Case:
         )
 
     def files(self) -> list[str]:
-        return sorted(os.listdir(self.workspace.folder / "cache"))
+        return sorted(name for name in os.listdir(self.workspace.folder / "cache") if not name.startswith("."))
 
     def photos(self) -> list[Path]:
         return [self.dataset.root / image.path for image in self.dataset.split("train")]
@@ -152,12 +154,13 @@ def test_features_are_computed_again_for_another_cnn_configuration_or_data_set(c
     assert len(case.files()) == 8
     case.dataset.root.rename(tmp_path / "moved")
     case.dataset = replace(case.dataset, root=tmp_path / "moved")
+    notes = len(case.reporter.notes)
     case.features()
-    assert len(case.files()) == 9
+    assert (len(case.files()), len(case.reporter.notes)) == (8, notes)
     case.encoder.head[0].weight.data.zero_()  # type: ignore[operator]
     case.features("val")
     case.features()
-    assert len(case.files()) == 10
+    assert len(case.files()) == 9
 
 
 def test_the_cnn_computes_with_fixed_batch_norm_and_keeps_its_state(case: Case) -> None:
@@ -211,9 +214,24 @@ def test_photos_that_are_all_missing_are_an_error_and_not_remembered(case: Case)
     assert case.features().any(2).all()
 
 
+def test_a_photo_that_is_replaced_has_the_features_of_all_computed_again(case: Case) -> None:
+    before = case.features().clone()
+    load_image(case.photos()[0]).rotate(180).save(case.photos()[1])
+    after = case.features()
+    assert len(case.reporter.notes) == 2
+    assert not torch.equal(after[1], before[1])
+    assert torch.allclose(after[2:].float(), before[2:].float(), rtol=1e-2, atol=1e-3)
+    case.features()
+    assert len(case.reporter.notes) == 2
+
+
 def test_a_damaged_cache_says_what_to_do(case: Case) -> None:
     case.features()
     path = case.workspace.folder / "cache" / case.files()[0]
-    path.write_bytes(path.read_bytes()[:3000])
+    with h5py.File(path) as file:
+        offset = file["features"].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[offset + 100] ^= 1
+    path.write_bytes(content)
     with pytest.raises(WorkspaceError, match=r"damaged.*delete it and run `dpce train-stage1` again"):
         case.features()

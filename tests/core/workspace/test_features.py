@@ -3,13 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.errors import WorkspaceError
+from dpce_cli.core.storage.rows import open_or_resume
 from dpce_cli.core.workspace.features import load_feature_store, open_feature_store
 
 IMAGES = [
@@ -49,12 +49,28 @@ def test_a_missing_feature_store_names_the_command_that_makes_it(tmp_path: Path)
         load_feature_store(tmp_path / "val.h5")
 
 
-@pytest.mark.parametrize("name", ["captions", "identities"])
-def test_a_feature_store_without_one_of_its_parts_is_refused(path: Path, name: str) -> None:
-    with h5py.File(path, "r+") as file:
-        del file[name]
+PARTS: dict[str, Any] = {
+    "image_embeddings": IMAGE_EMBEDDINGS.numpy(),
+    "text_embeddings": TEXT_EMBEDDINGS.numpy(),
+    "image_ids": ["7", "9"],
+    "image_paths": ["photos/dog.jpg", "photos/cat.jpg"],
+    "identities": ["", "Tom"],
+    "captions": ["a dog", "ein Hündchen", "a cat"],
+    "image_of_text": np.array([0, 0, 1]),
+}
+
+
+def write_parts(path: Path, parts: dict[str, Any]) -> None:
+    """A whole store of any parts."""
+    with open_or_resume(path, arrays={}, constants=parts, meta={}) as store:
+        store.finish()
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_feature_store_without_one_of_its_parts_is_refused(tmp_path: Path, name: str) -> None:
+    write_parts(tmp_path / "test.h5", {key: part for key, part in PARTS.items() if key != name})
     with pytest.raises(WorkspaceError, match=rf"holds no '{name}'.*extract-features --split test"):
-        load_feature_store(path)
+        load_feature_store(tmp_path / "test.h5")
 
 
 @pytest.mark.parametrize(
@@ -68,15 +84,14 @@ def test_a_feature_store_without_one_of_its_parts_is_refused(path: Path, name: s
         ("image_of_text", np.array([0, 1]), r"image_of_text \(2,\)"),
         ("image_of_text", np.array([0, 1, 2]), "an image that is not there"),
         ("image_of_text", np.array([-1, 0, 1]), "an image that is not there"),
-        ("text_embeddings", np.full((3, 4), np.nan, np.float32), "NaN"),
+        ("text_embeddings", np.full((3, 4), np.nan, np.float32), "row 0 of its text embeddings is no unit vector"),
+        ("image_embeddings", 1.1 * np.eye(4, dtype=np.float32)[:2], "row 0 of its image embeddings is no unit vector"),
     ],
 )
 def test_a_feature_store_whose_parts_do_not_fit_is_refused(
-    path: Path, name: str, value: np.ndarray[Any, Any], fault: str
+    tmp_path: Path, name: str, value: np.ndarray[Any, Any], fault: str
 ) -> None:
-    with h5py.File(path, "r+") as file:
-        del file[name]
-        file[name] = value
-        file["rows_done"][:] = [len(file["image_embeddings"]), len(file["text_embeddings"])]
+    path = tmp_path / "test.h5"
+    write_parts(path, {**PARTS, name: value})
     with pytest.raises(WorkspaceError, match=rf"test\.h5: .*{fault}.*extract-features --split test"):
         load_feature_store(path)

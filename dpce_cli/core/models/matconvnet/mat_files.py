@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from dpce_cli.core.errors import DataError
+from dpce_cli.core.storage.hdf5 import reading_hdf5
 
 
 def read_mat(path: Path, names: Collection[str]) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def _from_v5(value: Any) -> Any:
 
 
 def _read_hdf5(path: Path, names: Collection[str]) -> dict[str, Any]:
-    with h5py.File(path, "r") as file:
+    with reading_hdf5(path) as file:
         return {name: _from_hdf5(file[name], file) for name in names if name in file}
 
 

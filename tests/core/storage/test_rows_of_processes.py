@@ -8,8 +8,7 @@ import pytest
 
 from dpce_cli.core.errors import WorkspaceError
 from dpce_cli.core.processes.collectives import rank, share, wait_for_all
-from dpce_cli.core.storage.rows import read_store
-from dpce_cli.core.storage.shared_rows import open_together
+from dpce_cli.core.storage.rows import open_or_resume, read_store
 from tests.core.gloo import in_processes
 
 ROWS = np.arange(77, dtype=np.float32).reshape(11, 7)
@@ -19,7 +18,7 @@ WORDS = [f"word {number}" for number in range(11)]
 def _fill(path: Path, until: int, finish: bool) -> None:
     """Write rows of the own share up to `until` of them."""
     arrays = {"rows": (ROWS.shape, "float32"), "squares": (ROWS.shape, "float32")}
-    with open_together(path, arrays=arrays, constants={"words": WORDS}, meta={"of": "a test"}) as store:
+    with open_or_resume(path, arrays=arrays, constants={"words": WORDS}, meta={"of": "a test"}) as store:
         for name, values in (("rows", ROWS), ("squares", ROWS**2)):
             for row in values[share(11)][store.done(name) :][:until]:
                 assert finish or not store.done(name)
@@ -31,7 +30,6 @@ def _fill(path: Path, until: int, finish: bool) -> None:
 def _fill_and_be_interrupted_and_continue(path: Path) -> None:
     _fill(path, 1, False)
     wait_for_all()
-    assert len(list(path.parent.glob("store-*of3.h5.partial"))) == 3
     assert not path.exists()
     _fill(path, 11, True)
     assert path.exists()
@@ -41,7 +39,7 @@ def _fill_and_be_interrupted_and_continue(path: Path) -> None:
 def test_what_three_processes_fill_is_what_one_fills(tmp_path: Path) -> None:
     for name in ("one", "three"):
         (tmp_path / name).mkdir()
-    (tmp_path / "three" / "store-0of5.h5.partial").write_bytes(b"left by others")
+    _fill(tmp_path / "three" / "store.h5", 1, False)  # by one process, which three cannot continue
     _fill(tmp_path / "one" / "store.h5", 11, True)
     in_processes(3, _fill_and_be_interrupted_and_continue, tmp_path / "three" / "store.h5")
 
@@ -51,16 +49,7 @@ def test_what_three_processes_fill_is_what_one_fills(tmp_path: Path) -> None:
     for name, expected in (("rows", ROWS), ("squares", ROWS**2)):
         assert np.array_equal(one.arrays[name], expected)
         assert np.array_equal(three.arrays[name], expected)
-    assert [path.name for path in (tmp_path / "three").iterdir()] == ["store.h5"]
-
-
-def test_a_single_process_deletes_what_several_left(tmp_path: Path) -> None:
-    left = tmp_path / "store-0of5.h5.partial"
-    left.write_bytes(b"of others")
-    _fill(tmp_path / "store.h5", 1, False)
-    assert left.exists()
-    _fill(tmp_path / "store.h5", 11, True)
-    assert [path.name for path in tmp_path.iterdir()] == ["store.h5"]
+    assert sorted(path.name for path in (tmp_path / "three").iterdir()) == [".store.h5.lock", "store.h5"]
 
 
 def _fill_in_vain(path: Path) -> None:
@@ -70,7 +59,7 @@ def _fill_in_vain(path: Path) -> None:
 
 def _fill_nothing(path: Path) -> None:
     arrays = {"rows": (ROWS.shape, "float32")}
-    with open_together(path, arrays=arrays, constants={}, meta={}) as store:
+    with open_or_resume(path, arrays=arrays, constants={}, meta={}) as store:
         store.finish()
 
 

@@ -1,0 +1,63 @@
+"""Opening HDF5 files: nothing that a file names outside of itself is followed, and no locks are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from dpce_cli.core.storage.files import replacing
+
+
+@contextmanager
+def reading_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a file whose datasets are all plain: contiguous, compact or chunked, in the file itself.
+
+    HDF5 can also keep a dataset in other files, as links, virtual datasets or external storage; a file from a stranger
+    could so have any file of this machine read.
+
+    Raises:
+        ValueError: a dataset or link of the file leads elsewhere.
+        OSError: it cannot be read as HDF5.
+    """
+    with h5py.File(path, "r", locking=False) as file:
+        _check_plain(file, set())
+        yield file
+
+
+def _check_plain(group: h5py.Group, seen: set[int]) -> None:
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"'{name}' is a link to somewhere else")
+        node = group[name]
+        address = h5py.h5o.get_info(node.id).addr
+        if address in seen:
+            continue
+        seen.add(address)
+        if isinstance(node, h5py.Group):
+            _check_plain(node, seen)
+        elif isinstance(node, h5py.Dataset):
+            layout = node.id.get_create_plist()
+            if layout.get_layout() == h5py.h5d.VIRTUAL or (
+                layout.get_layout() == h5py.h5d.CONTIGUOUS and layout.get_external_count()
+            ):
+                raise ValueError(f"'{name}' keeps its numbers in other files")
+
+
+@contextmanager
+def writing_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Make a small file in memory, and write it whole at the end of the block.
+
+    HDF5 crashes the interpreter where it cannot close a file because the disk is full.
+
+    Raises:
+        WorkspaceError: the file cannot be written; what was at `path` stays.
+    """
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    with replacing(path) as temporary:
+        temporary.write_bytes(image)

@@ -1,0 +1,45 @@
+"""One writer at a time: the only place that locks files."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dpce_cli.core.errors import WorkspaceError
+
+
+@contextmanager
+def exclusive(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path`, which stays behind empty, for the block.
+
+    The lock is POSIX's, which belongs to this process alone: worker processes do not inherit it, so that none of them
+    holds it on when this process is killed. A file system without locks, as some network disks are, has no lock.
+
+    Args:
+        busy: what to say where another process holds the lock.
+
+    Raises:
+        WorkspaceError: another process holds the lock, or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another --workspace, then run again"
+        ) from error
+    try:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise WorkspaceError(f"{path.parent}: {busy}") from error
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                raise WorkspaceError(f"{path}: cannot be locked ({error.strerror})") from error
+        yield
+    finally:
+        os.close(file)
