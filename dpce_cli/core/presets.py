@@ -193,8 +193,8 @@ def flickr8k() -> Config:
     """A recipe for data sets of some thousand photos that trains on a CPU.
 
     Departs from Zheng et al. 2020: a classifier of scaled cosines, without a ReLU before it, learns captions in a
-    fraction of the epochs (the README has the measurement); AdamW, a cosine schedule and all five captions of a photo
-    in a step; a small text CNN and embedding; Stage II takes the hardest negatives of the batch with a margin of 0.2
+    fraction of the epochs (see examples/measurements.md); AdamW, a cosine schedule and all five captions of a photo in
+    a step; a small text CNN and embedding; Stage II takes the hardest negatives of the batch with a margin of 0.2
     (VSE++). The image CNN stays frozen in both stages, so that its features are computed once.
     """
     paper = paper_flickr30k()
