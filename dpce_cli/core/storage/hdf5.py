@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 
+from dpce_cli.core.errors import WorkspaceError
 from dpce_cli.core.storage.files import replacing
+
+_PERMISSIONS = "check the permissions of the file and its folders, then run again"
+_OPEN_FILES = "allow more open files with `ulimit -n`, then run again"
+_DISK = "check the disk, then run again"
+_ADVICE = {
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+    errno.EMFILE: _OPEN_FILES,
+    errno.ENFILE: _OPEN_FILES,
+    errno.EIO: _DISK,
+    errno.ESTALE: _DISK,
+}
+"""What to do where the file may be good but the machine cannot read it now."""
 
 
 @contextmanager
@@ -20,11 +36,17 @@ def reading_hdf5(path: Path) -> Iterator[h5py.File]:
 
     Raises:
         ValueError: a dataset or link of the file leads elsewhere.
-        OSError: it cannot be read as HDF5.
+        OSError: it is missing or cannot be read as HDF5.
+        WorkspaceError: the machine cannot read it now, for example because too many files are open.
     """
-    with h5py.File(path, "r", locking=False) as file:
-        _check_plain(file, set())
-        yield file
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            _check_plain(file, set())
+            yield file
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        raise WorkspaceError(f"{path}: cannot be read ({os.strerror(error.errno)}); {_ADVICE[error.errno]}") from error
 
 
 def _check_plain(group: h5py.Group, seen: set[int]) -> None:

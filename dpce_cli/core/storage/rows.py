@@ -260,7 +260,11 @@ def partial_path(path: Path) -> Path:
 
 
 def read_meta(path: Path, *, whole: bool = True) -> dict[str, Any] | None:
-    """The `meta` of a store, which has to be `whole` or not; None if there is none that can be read."""
+    """The `meta` of a store, which has to be `whole` or not; None if there is none, or a damaged one.
+
+    Raises:
+        WorkspaceError: the machine cannot read it now.
+    """
     try:
         with reading_hdf5(path) as file:
             return None if whole and _unfinished(file) else dict(json.loads(file.attrs["meta"]))
@@ -281,7 +285,7 @@ def read_store(path: Path, *, remedy: str) -> Store:
     """Read a whole store, and check that it is as it was written; `remedy` is the command that makes it.
 
     Raises:
-        WorkspaceError: the store is missing, damaged, cut short or not whole.
+        WorkspaceError: the store is missing, damaged, cut short or not whole, or the machine cannot read it now.
     """
     try:
         with reading_hdf5(path) as file:

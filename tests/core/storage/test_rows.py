@@ -4,11 +4,13 @@ import errno
 import fcntl
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 from dpce_cli.core.errors import WorkspaceError
-from dpce_cli.core.storage.rows import open_or_resume, read_store
+from dpce_cli.core.storage.rows import open_or_resume, partial_path, read_meta, read_store
 
 LAYOUT: dict[str, Any] = {
     "arrays": {"plain": ((6, 3), "float16"), "valid": ((6,), "uint8")},
@@ -266,6 +268,51 @@ def test_a_store_that_was_cut_short_is_damaged(tmp_path: Path, kept: int) -> Non
     os.truncate(tmp_path / "test.h5", kept)
     with pytest.raises(WorkspaceError, match=r"test\.h5: damaged .* run `dpce x` again"):
         read_store(tmp_path / "test.h5", remedy="dpce x")
+
+
+@contextmanager
+def _no_more_open_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_good_store_is_not_called_damaged_where_too_many_files_are_open(tmp_path: Path) -> None:
+    path = tmp_path / "test.h5"
+    fill(path)
+    expected = rf"{path}: cannot be read \(Too many open files\); allow more open files with `ulimit -n`"
+    with _no_more_open_files():
+        with pytest.raises(WorkspaceError, match=expected):
+            read_store(path, remedy="dpce x")
+        with pytest.raises(WorkspaceError, match=expected):
+            read_meta(path)
+    assert read_store(path, remedy="dpce x").arrays["plain"].tolist() == ROWS.tolist()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_partial_store_that_cannot_be_read_now_is_not_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "test.h5"
+    with open_or_resume(path, **LAYOUT) as store:
+        store.append("plain", ROWS[:2])
+    before = partial_path(path).read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "not now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(h5py, "File", fail)
+        with pytest.raises(WorkspaceError, match=r"test\.h5\.partial: cannot be read"), open_or_resume(path, **LAYOUT):
+            pass
+    assert partial_path(path).read_bytes() == before
+    with open_or_resume(path, **LAYOUT) as store:
+        assert store.done("plain") == 2
 
 
 def test_an_hdf5_file_of_another_program_is_damaged(tmp_path: Path) -> None:
