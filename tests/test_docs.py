@@ -154,6 +154,12 @@ def test_the_scripts_are_well_formed_and_can_be_run(script: Path) -> None:
     assert os.access(script, os.X_OK) != is_sourced
 
 
+@pytest.mark.parametrize("script", sorted(ROOT.glob("examples/benchmarks/*.py")), ids=lambda script: script.name)
+def test_benchmarks_are_executable_and_what_they_share_is_not(script: Path) -> None:
+    text = script.read_text(encoding="utf-8")
+    assert os.access(script, os.X_OK) == text.startswith("#!") == ("def main()" in text)
+
+
 def test_the_flickr8k_script_without_a_folder_explains_itself() -> None:
     result = subprocess.run([ROOT / "examples" / "flickr8k.sh"], capture_output=True, text=True, check=False)
     assert result.returncode == 2

@@ -1,0 +1,102 @@
+"""Trains a stage on a part of a prepared data set, and returns its times and records."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dpce_cli.core.progress import Advance, Reporter
+
+
+class EpochClock(Reporter):
+    """Notes when whatever is tracked begins and ends."""
+
+    def __init__(self) -> None:
+        self.spans: dict[str, tuple[float, float]] = {}
+
+    @contextmanager
+    def track(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+        start = time.time()
+        with super().track(label, total, done) as advance:
+            yield advance
+        self.spans[label] = start, time.time()
+
+
+def train(
+    root: Path,
+    images: int,
+    workers: int,
+    *,
+    feature_cache: bool,
+    device: str = "cpu",
+    epochs: int = 2,
+    in_memory: bool = False,
+    stage: int = 1,
+    preset: str | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    steps: int | None = None,
+) -> tuple[dict[str, tuple[float, float]], list[dict[str, float]]]:
+    """When each part of a stage from scratch began and ended, in a workspace of its own, and the records of its steps.
+
+    Stage I has a frozen CNN whatever the preset.
+
+    Args:
+        images: photos and classes; where there are fewer, they come again as others.
+        in_memory: the batches of the first epoch are kept in the main memory and used again.
+        steps: of an epoch, at most.
+    """
+    import torch
+    from torchvision.models import get_model
+
+    from dpce_cli.core.presets import build_preset
+    from dpce_cli.core.training.batches import Batch, TrainingSet
+    from dpce_cli.core.training.options import RunOptions
+    from dpce_cli.core.training.stage1 import train_stage1
+    from dpce_cli.core.training.stage2 import train_in_one_stage
+    from dpce_cli.core.workspace.workspace import Workspace
+
+    dataset = Workspace(root).load_dataset()
+    config, train_split = build_preset(preset) if preset else dataset.config, dataset.split("train")
+    settings = [f"stage{stage}.epochs={epochs}"]
+    if stage == 1:
+        settings += ["stage1.multipliers.backbone=0", "stage1.multipliers.backbone_bias=0"]
+    clock, count = EpochClock(), TrainingSet.__init__
+
+    def counted(self: TrainingSet, *args: Any, **kwargs: Any) -> None:
+        count(self, *args, **kwargs)
+        self.steps_per_epoch = min(self.steps_per_epoch, steps or self.steps_per_epoch)
+
+    TrainingSet.__init__ = counted  # type: ignore[method-assign]
+    if in_memory:
+        kept, read = list[Batch](), TrainingSet.batches
+
+        def batches(self: TrainingSet, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+            if not kept:
+                kept.extend(read(self, epoch, first_step))
+            return iter(kept)
+
+        TrainingSet.batches = batches  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        cnn = get_model(config.image.backbone.removesuffix("-v1"))
+        torch.save(cnn.state_dict(), f"{folder}/weights.pt")  # random: their values cost no time
+        settings.append(f"image.backbone_weights={folder}/weights.pt")
+        workspace = Workspace(Path(folder))
+        subset = workspace.save_dataset(
+            name=dataset.name,
+            root=dataset.root,
+            config=config.with_settings(settings),
+            vocabulary=dataset.vocabulary,
+            images=(replace(train_split[i % len(train_split)], image_id=str(i)) for i in range(images)),
+        )
+        options = RunOptions(
+            device=torch.device(device), workers=workers, feature_cache=feature_cache, fresh=True, precision=precision
+        )
+        (train_stage1 if stage == 1 else train_in_one_stage)(workspace, subset, subset.config, None, options, clock)
+        lines = (workspace.stage_folder(stage) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return clock.spans, [json.loads(line) for line in lines]
