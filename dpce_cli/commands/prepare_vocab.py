@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dpce_cli.commands.options import DEFAULT_WORKSPACE, SeedOption, SetOption, WorkersOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from dpce_cli.core.data.records import CaptionedImages
 
 
 class Dataset(StrEnum):
@@ -17,36 +23,80 @@ class Dataset(StrEnum):
     flickr30k = "flickr30k"
     coco = "coco"
     cuhk_pedes = "cuhk-pedes"
+    icfg_pedes = "icfg-pedes"
+    rstp_reid = "rstp-reid"
     folder = "folder"
     webdataset = "webdataset"
 
 
-PRESET_OF = {
-    Dataset.scenes: "scenes",
-    Dataset.flickr8k: "flickr8k",
-    Dataset.flickr30k: "paper-flickr30k",
-    Dataset.coco: "paper-coco",
-    Dataset.cuhk_pedes: "paper-cuhk-pedes",
-    Dataset.folder: "flickr8k",
-    Dataset.webdataset: "flickr8k",
+@dataclass(frozen=True)
+class Source:
+    """A kind of data set."""
+
+    reader: str
+    """Module and function below `dpce_cli.core`."""
+    preset: str
+    options: tuple[str, ...] = ()
+    """Options of the command that the reader takes; all others of `READER_OPTIONS` are refused."""
+    named_by_folder: bool = False
+    """Whether a data set is called like its folder, because there may be several of the kind."""
+
+    def read(self, root: Path, values: Mapping[str, Any]) -> CaptionedImages:
+        module, _, function = self.reader.partition(":")
+        read: Callable[..., CaptionedImages] = getattr(import_module(f"dpce_cli.core.{module}"), function)
+        return read(root, **{name: values[name] for name in self.options})
+
+
+DRAWN_SPLITS = ("val_fraction", "test_fraction", "seed")
+SOURCES = {
+    Dataset.scenes: Source("scenes.dataset:draw_scenes", "scenes", ("train_images", "test_images", "seed", "reporter")),
+    Dataset.flickr8k: Source("data.readers.flickr8k:read_flickr8k", "flickr8k", ("captions",)),
+    Dataset.flickr30k: Source("data.readers.flickr30k:read_flickr30k", "paper-flickr30k", ("splits",)),
+    Dataset.coco: Source("data.readers.coco:read_coco", "paper-coco", ("splits", "seed")),
+    Dataset.cuhk_pedes: Source("data.readers.cuhk_pedes:read_cuhk_pedes", "paper-cuhk-pedes", ("seed",)),
+    Dataset.icfg_pedes: Source("data.readers.cuhk_pedes:read_icfg_pedes", "paper-cuhk-pedes"),
+    Dataset.rstp_reid: Source("data.readers.cuhk_pedes:read_rstp_reid", "paper-cuhk-pedes"),
+    Dataset.folder: Source(
+        "data.readers.folder:read_folder",
+        "flickr8k",
+        ("captions", "image_column", "caption_column", *DRAWN_SPLITS),
+        named_by_folder=True,
+    ),
+    Dataset.webdataset: Source(
+        "data.readers.webdataset:read_webdataset", "flickr8k", (*DRAWN_SPLITS, "reporter"), named_by_folder=True
+    ),
 }
-
-
-SCENE_SIZE = 96
+READER_OPTIONS = {
+    "captions", "image_column", "caption_column", "splits", "val_fraction", "test_fraction", "train_images",
+    "test_images",
+}  # fmt: skip
 
 
 def prepare_vocab(
+    context: typer.Context,
     dataset: Annotated[
         Dataset,
         typer.Argument(
-            help="scenes: cartoons drawn on the spot. flickr8k, flickr30k, coco, cuhk-pedes: the published files. "
-            "folder: your own photos with captions.csv, captions.jsonl or one .txt a photo. "
-            "webdataset: tar shards of photos with a .txt or .json each."
+            help="scenes: cartoons, drawn by the command. flickr8k, flickr30k, coco, cuhk-pedes, icfg-pedes, "
+            "rstp-reid: the published files. folder: your own photos with captions in a table, JSON Lines or one .txt "
+            "per photo. webdataset: tar shards of photos with a .txt or .json each."
         ),
     ] = Dataset.scenes,
     root: Annotated[Path | None, typer.Option("--root", help="Folder of the photos; not needed for scenes.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", help="Name of the data set.  \\[default: its kind; of folder and webdataset the folder's name]"
+        ),
+    ] = None,
     captions: Annotated[
-        Path | None, typer.Option("--captions", help="folder: the CSV or JSON Lines file, if it lies elsewhere.")
+        Path | None, typer.Option("--captions", help="folder, flickr8k: another file of captions.")
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option("--image-column", help="folder: column that names the photo.  \\[default: image]")
+    ] = None,
+    caption_column: Annotated[
+        str | None, typer.Option("--caption-column", help="folder: column of the caption.  \\[default: caption]")
     ] = None,
     splits: Annotated[
         str,
@@ -85,56 +135,42 @@ def prepare_vocab(
 
     Example: dpce prepare-vocab flickr8k --root ~/data/flickr8k
     """
-    from dpce_cli.commands.console import ConsoleReporter, print_table
-    from dpce_cli.core.data.readers.coco import read_coco
-    from dpce_cli.core.data.readers.cuhk_pedes import read_cuhk_pedes
-    from dpce_cli.core.data.readers.flickr8k import read_flickr8k
-    from dpce_cli.core.data.readers.flickr30k import read_flickr30k
-    from dpce_cli.core.data.readers.folder import read_folder
-    from dpce_cli.core.data.readers.webdataset import read_webdataset
-    from dpce_cli.core.data.splits import save_splits
-    from dpce_cli.core.presets import build_preset
-    from dpce_cli.core.scenes.dataset import build_scenes
-    from dpce_cli.core.workspace.preparation import prepare_dataset
-    from dpce_cli.core.workspace.workspace import Workspace
-
-    if seed is not None:
-        settings = [*settings, f"seed={seed}"]
-    config = build_preset(preset or PRESET_OF[dataset]).with_settings(settings)
-    reporter = ConsoleReporter()
+    source = SOURCES[dataset]
+    for option in sorted(READER_OPTIONS - {*source.options}):
+        if getattr(context.get_parameter_source(option), "name", "") == "COMMANDLINE":
+            raise typer.BadParameter(f"does not apply to {dataset}; leave it out", param_hint=_flag(option))
     if dataset is Dataset.scenes:
         root = root or workspace / "scenes" / "photos"
     elif root is None:
         raise typer.BadParameter(f"{dataset} needs the folder of its photos", param_hint="--root")
-    match dataset:
-        case Dataset.scenes:
-            counts = {"train": train_images, "val": test_images, "test": test_images}
-            captioned = build_scenes(root, seed=config.seed, counts=counts, size=SCENE_SIZE, reporter=reporter)
-        case Dataset.flickr8k:
-            captioned = read_flickr8k(root)
-        case Dataset.flickr30k:
-            captioned = read_flickr30k(root, splits=splits)
-        case Dataset.coco:
-            captioned = read_coco(root, splits=splits, seed=config.seed)
-        case Dataset.cuhk_pedes:
-            captioned = read_cuhk_pedes(root)
-        case Dataset.folder:
-            captioned = read_folder(
-                root, captions=captions, val_fraction=val_fraction, test_fraction=test_fraction, seed=config.seed
-            )
-        case Dataset.webdataset:
-            captioned = read_webdataset(
-                root, val_fraction=val_fraction, test_fraction=test_fraction, seed=config.seed, reporter=reporter
-            )
+
+    from dpce_cli.commands.console import ConsoleReporter, print_table
+    from dpce_cli.core.data.splits import save_splits
+    from dpce_cli.core.presets import build_preset
+    from dpce_cli.core.workspace.preparation import prepare_dataset
+    from dpce_cli.core.workspace.workspace import Workspace, check_name
+
+    if seed is not None:
+        settings = [*settings, f"seed={seed}"]
+    config = build_preset(preset or source.preset).with_settings(settings)
+    reporter, place = ConsoleReporter(), Workspace(workspace)
+    values = {
+        "captions": captions, "image_column": image_column, "caption_column": caption_column, "splits": splits,
+        "val_fraction": val_fraction, "test_fraction": test_fraction, "train_images": train_images,
+        "test_images": test_images, "seed": config.seed, "reporter": reporter,
+    }  # fmt: skip
+    chosen = check_name(name or (root.resolve().name if source.named_by_folder else dataset.value))
+    captioned = replace(source.read(root, values), name=chosen)
+    if note := place.note_of_replacement(captioned, is_named=name is not None):
+        reporter.note(note)
     if resize:
         from dpce_cli.core.data.resizing import resize_images  # slow to import: it decodes with torch's workers
 
-        folder = workspace / captioned.name / "images"
-        captioned = resize_images(captioned, folder, config.image, workers=workers, reporter=reporter)
+        captioned = resize_images(captioned, workspace / chosen, config.image, workers=workers, reporter=reporter)
     for line in captioned.skipped:
         reporter.warn(f"left out: {line}")
-    prepared, summaries = prepare_dataset(Workspace(workspace), captioned, config, reporter)
-    if splits == "paper" and dataset in (Dataset.flickr30k, Dataset.coco):
+    prepared, summaries = prepare_dataset(place, captioned, config, reporter)
+    if splits == "paper" and "splits" in source.options:
         save_splits(workspace / prepared.name / "splits.json", captioned)
         reporter.note(f"the ids of each split are in {workspace / prepared.name / 'splits.json'}, a file for --splits")
     print_table(
@@ -146,3 +182,7 @@ def prepare_vocab(
         ],
         text_columns=0,
     )
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"

@@ -34,7 +34,8 @@ def retrieve(
     from dpce_cli.core.workspace.artefacts import load_features
     from dpce_cli.core.workspace.workspace import Workspace
 
-    store, checkpoint = load_features(Workspace(workspace), split)
+    place = Workspace(workspace)
+    store, checkpoint = load_features(place, split)
     model = Model.of_checkpoint(checkpoint, reporter=ConsoleReporter())
     if query is not None:
         hits = search_images(store, torch.from_numpy(model.encode_text([query])[0]), top_k)
@@ -51,7 +52,7 @@ def retrieve(
         from dpce_cli.core.retrieval.sheet import draw_caption_hits, draw_image_hits
 
         if query is not None:
-            draw_image_hits(sheet, query, hits, Path(store.meta["root"]))
+            draw_image_hits(sheet, query, hits, Path(place.about()["root"]))
         else:
             assert image is not None
             draw_caption_hits(sheet, image, hits)

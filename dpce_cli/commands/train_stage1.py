@@ -47,8 +47,12 @@ def train_stage1(
         typer.Option("--word-vectors/--no-word-vectors", help="Begin with build-word2vec's vectors or random ones."),
     ] = True,
     position_shift: Annotated[
-        bool, typer.Option("--position-shift/--no-position-shift", help="Place captions at random, or left-aligned.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--position-shift/--no-position-shift",
+            help="Place captions at random, or left-aligned.  \\[default: the preset's]",
+        ),
+    ] = None,
     feature_cache: FeatureCacheOption = True,
     settings: SetOption = [],  # noqa: B006 - Typer copies it
     seed: SeedOption = None,
@@ -89,12 +93,14 @@ def train_stage1(
         "image.backbone": backbone,
         "image.backbone_weights": backbone_weights,
         "seed": seed,
-        "model.position_shift": None if position_shift else "false",
+        "model.position_shift": None if position_shift is None else str(position_shift).lower(),
     }
     config = dataset.config.with_settings(
         [*settings, *(f"{key}={value}" for key, value in named.items() if value is not None)]
     )
-    vectors = load_initial_vectors(place, dataset) if word_vectors else None
+    vectors = (
+        load_initial_vectors(place, dataset, otherwise=", or train with --no-word-vectors") if word_vectors else None
+    )
     if show_config:
         words = word_table(dataset, config, vectors)
         plan = plan_stage(

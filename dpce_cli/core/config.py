@@ -145,9 +145,9 @@ class StageConfig:
     label_smoothing: float
     """Share of the instance loss's target that is spread over all instances; 0 in the paper."""
     accumulation_steps: int = 1
-    """Parts in which a step's photos pass the networks, one after another, to take less memory. The losses are means
-    over the parts: the instance loss is the same but for batch norms, which see a part at a time; the ranking loss
-    finds its negatives within a part."""
+    """Parts in which a step's photos pass the networks, one after another, to take less memory. The instance loss is
+    that of the whole step, but batch norms see one part at a time; the ranking loss finds its negatives within a
+    part."""
     clip_norm: float = 0.0
     """Largest L2 norm of all gradients together; 0 lets any pass."""
 
@@ -263,11 +263,17 @@ class Config:
                 raise ConfigError(f"--set {setting}: expected KEY=VALUE with one of {', '.join(keys)}")
             section, _, name = key.rpartition(".")
             branch = _get(tree, section) if section else tree
-            try:
-                branch[name] = json.loads(text)
-            except json.JSONDecodeError:
-                branch[name] = text
+            value = _parsed(text)
+            branch[name] = text if isinstance(branch[name], str) and not isinstance(value, str) else value
         return Config.from_dict(tree, "--set")
+
+
+def _parsed(text: str) -> Any:
+    """A number, a truth value or a list as JSON writes it, else the text itself."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or thousands of nested lists
+        return text
 
 
 def stage2_config(first: Config, dataset: Config, settings: list[str]) -> Config:
@@ -308,7 +314,8 @@ def _keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _read(kind: Any, value: Any, source: str, key: str) -> Any:
     def wrong(expected: str) -> ConfigError:
-        return ConfigError(f"{source}: {key or 'the configuration'} is {value!r}; expected {expected}")
+        shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
+        return ConfigError(f"{source}: {key or 'the configuration'} is {shown}; expected {expected}")
 
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
@@ -331,7 +338,10 @@ def _read(kind: Any, value: Any, source: str, key: str) -> Any:
             raise wrong("a list such as [1, 1, 1]")
         return tuple(_read(int, item, source, key) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise wrong("a smaller number") from None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise wrong({int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind])
     if kind in (int, float) and not 0 <= value < float("inf"):

@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import h5py
 import pytest
 
+from dpce_cli.core.storage.rows import open_or_resume, read_store
 from dpce_cli.core.workspace.features import load_feature_store
 from tests.command_line import dpce, succeed
 
@@ -65,8 +65,11 @@ def test_by_identity_there_is_one_direction(workspace: Path) -> None:
         "carry no identities; choose --protocol full"
         in dpce("eval", "--protocol", "identity", workspace=workspace).error
     )
-    with h5py.File(workspace / "scenes" / "features" / "test.h5", "r+") as file:
-        file["identities"][:] = ["ann", "bob", "ann", "", "", "bob"]
+    path = workspace / "scenes" / "features" / "test.h5"
+    store = read_store(path, remedy="")
+    constants = {**store.texts, "identities": ["ann", "bob", "ann", "", "", "bob"]}
+    with open_or_resume(path, arrays={}, constants={**store.arrays, **constants}, meta=store.meta) as changed:
+        changed.finish()
 
     title, _, row = succeed("eval", workspace=workspace).stdout.splitlines()
     assert title.endswith("; protocol identity: any image of the caption's identity is a hit")

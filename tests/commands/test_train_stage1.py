@@ -116,7 +116,7 @@ def test_a_frozen_cnn_is_read_from_the_feature_cache(prepared: Path, tmp_path: P
     assert (first.code, again.code) == (0, 0)
     assert "features of train photos | 12/12" in first.stderr
     assert "features of" not in again.stderr
-    assert sorted(path.name.split("-")[0] for path in (prepared / "scenes" / "cache").iterdir()) == ["train", "val"]
+    assert sorted(path.name.split("-")[0] for path in (prepared / "scenes" / "cache").glob("*.h5")) == ["train", "val"]
     assert _train(prepared, *arguments, "--fresh", "--no-feature-cache").code == 0
 
 
@@ -175,7 +175,7 @@ def test_a_diverging_loss_ends_the_run_and_names_the_step(prepared: Path) -> Non
     error = _train(prepared, "--set", "stage1.learning_rate=1e30").error
 
     assert re.match(r"Error: stage 1, step \d+: ", error)
-    assert "Lower the learning rate" in error
+    assert "Run again with a lower learning rate" in error
     assert not list((prepared / "scenes" / "stage1").glob("*.pt"))
 
 

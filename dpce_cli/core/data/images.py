@@ -18,8 +18,19 @@ from dpce_cli.core.errors import DataError
 View = Callable[[Image.Image, int], Tensor]
 """Makes the uint8 tensor (3, height, width) of an image and its position in the list of images."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""Nothing else is opened: some of Pillow's other formats run external programs."""
+with suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"),
+    *(name for name in ("AVIF", "HEIF") if name in Image.registered_extensions().values()),
+)
+"""Nothing else is opened: some of Pillow's other formats run external programs. HEIF with the library pillow-heif."""
+
+MOST_PIXELS = 64_000_000
+"""A photo with more is not decoded: it would take over 200 MB of memory, and a view needs a hundredth of it."""
 
 ENOUGH_PIXELS = 1024
 """A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as each side keeps this many pixels."""
@@ -34,14 +45,19 @@ def load_image(path: Path, extent: Extent | None = None) -> Image.Image:
     to 8 bits. JPEGs far larger than `ENOUGH_PIXELS` come out smaller than they are stored.
 
     Raises:
-        DataError: the file is missing, damaged, none of `FORMATS`, or has more pixels than Pillow's limit
-            (178,956,970 unless `PIL.Image.MAX_IMAGE_PIXELS` was set), in which case it is not decoded.
+        DataError: the file is missing, damaged, none of `FORMATS`, or has more than `MOST_PIXELS` (of a JPEG, after
+            it is decoded smaller).
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with open_photo(path, extent) as file, Image.open(file, formats=FORMATS) as image:
                 image.draft(None, (ENOUGH_PIXELS, ENOUGH_PIXELS))
+                if image.width * image.height > MOST_PIXELS:
+                    raise DataError(
+                        f"{path}: has {image.width} x {image.height} pixels, more than {MOST_PIXELS // 10**6} million; "
+                        "save a smaller copy in its place"
+                    )
                 image.load()
                 with suppress(Exception):  # damaged EXIF does not spoil the pixels
                     ImageOps.exif_transpose(image, in_place=True)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dpce_cli.core.data.images import View, load_image
 from dpce_cli.core.data.records import CaptionedImage
+from dpce_cli.core.data.shards import check_inside
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.processes.collectives import gather_objects
 from dpce_cli.core.processes.environment import launcher_is_gone
@@ -83,13 +84,14 @@ def read_views(
 
 class _Views(Dataset[tuple[int, Tensor | str]]):
     def __init__(self, root: Path, images: Sequence[CaptionedImage], view: View) -> None:
-        self.root, self.view = root, view
+        self.root, self.inside, self.view = root, os.path.realpath(root), view
         self.places = [(image.path, image.extent) for image in images]  # a worker needs no captions
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[int, Tensor | str]:
         position, index = place
         path, extent = self.places[index]
         try:
+            check_inside(self.root / path, self.inside)
             image = load_image(self.root / path, extent)
         except DataError as error:
             return position, str(error)

@@ -43,5 +43,7 @@ class CaptionedImages:
     name: str
     root: Path
     images: tuple[CaptionedImage, ...]
+    source: Path | None = None
+    """Where the photos came from, if `root` holds copies of them."""
     skipped: tuple[str, ...] = ()
     """One line for each kind of input that was left out: what, how many, the first few names."""

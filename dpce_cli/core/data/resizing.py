@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -22,15 +22,17 @@ from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
 from dpce_cli.core.data.shards import open_photo, shard_of
 from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.progress import Reporter
-from dpce_cli.core.storage.files import replacing, write_json
+from dpce_cli.core.storage.files import replacing
 
 _BATCH = 32
 
 
 def resize_images(
-    captioned: CaptionedImages, folder: Path, config: ImageConfig, *, workers: int, reporter: Reporter
+    captioned: CaptionedImages, parent: Path, config: ImageConfig, *, workers: int, reporter: Reporter
 ) -> CaptionedImages:
-    """The data set with its photos in `folder`: same paths, as files of their own, resized as `config` says.
+    """The data set with its photos in a folder of `parent`: same paths, separate files, resized as `config` says.
+
+    The folder's name depends on root and sizes, so that photos of another preparation stay as long as it is current.
 
     What `.jpg` and `.jpeg` name becomes a JPEG of quality 95, anything else a PNG; a photo that is small enough is
     copied. An interrupted call is continued by the next one with the same root and sizes, and a photo that is newer
@@ -38,12 +40,10 @@ def resize_images(
 
     Raises:
         DataError: none of the photos can be read.
-        WorkspaceError: `folder` cannot be written.
+        WorkspaceError: `parent` cannot be written.
     """
     about = {"root": str(captioned.root.resolve()), "resize": config.resize, "squash": config.squash}
-    if _read(folder / "resized.json") != about:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(folder / "resized.json", about)
+    folder = parent / f"photos-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]}"
     pending = tuple(
         image for image in captioned.images if _time(captioned.root / image.path) >= _time(folder / image.path)
     )
@@ -69,7 +69,9 @@ def resize_images(
     readable = tuple(dataclasses.replace(image, extent=None) for image in captioned.images if image.path not in bad)
     if not readable:
         raise DataError(f"{captioned.root}: none of the photos can be read; put them there and run again")
-    return dataclasses.replace(captioned, root=folder, images=readable, skipped=(*captioned.skipped, *skips.lines()))
+    return dataclasses.replace(
+        captioned, root=folder, source=captioned.root, images=readable, skipped=(*captioned.skipped, *skips.lines())
+    )
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,3 @@ def _time(path: Path) -> float:
         return os.stat(shard_of(path) or path).st_mtime
     except OSError:
         return float("-inf")
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

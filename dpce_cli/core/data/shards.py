@@ -1,4 +1,4 @@
-"""Photos in tar shards: files of a hundred megabytes or more instead of a file a photo.
+"""Photos in tar shards: files of a hundred megabytes or more instead of one file per photo.
 
 A shard is never unpacked, and not streamed either. Photos are read at the places that prepare-vocab recorded, in any
 order, like loose files: an epoch's batches do not depend on the numbers of workers and processes, an interrupted run
@@ -9,6 +9,7 @@ buffer, as the webdataset library reads shards, can do none of this.
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -70,6 +71,19 @@ def extent(file: BinaryIO, member: tarfile.TarInfo) -> Extent:
     """Where in an open tar the content of a member is."""
     file.seek(member.offset_data - tarfile.BLOCKSIZE)
     return member.offset_data, member.size, _mark(file.read(tarfile.BLOCKSIZE))
+
+
+def check_inside(path: Path, root: str) -> None:
+    """See that a file is below `root`, a real path, also where `path` leads through links.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not Path(os.path.realpath(path)).is_relative_to(root):
+        raise DataError(
+            f"{path}: a link that leads out of the data set's folder; copy what it points to into the folder, or "
+            "remove the link"
+        )
 
 
 def open_photo(path: Path, extent: Extent | None = None) -> BinaryIO:

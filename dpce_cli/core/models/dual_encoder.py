@@ -23,6 +23,15 @@ class InstanceLosses(NamedTuple):
     """Share of the photos of which no other class has a larger logit."""
     text_accuracy: Tensor
 
+    def of_part(self, image_share: float, text_share: float) -> InstanceLosses:
+        """What a part of a batch adds to the means over the whole batch, by its shares of photos and captions."""
+        return InstanceLosses(
+            image_share * self.image_loss,
+            text_share * self.text_loss,
+            image_share * self.image_accuracy,
+            text_share * self.text_accuracy,
+        )
+
 
 class DualEncoder(nn.Module):
     """The image encoder, the text encoder and the shared classifier.

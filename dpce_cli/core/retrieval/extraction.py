@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dpce_cli.core.data.contents import photos_digest
 from dpce_cli.core.data.loading import read_views, stop_without_launcher, warn_of_others
 from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.errors import DataError
@@ -50,8 +51,8 @@ def extract_features(
         "split": split,
         "stage": checkpoint.stage,
         "checkpoint": checkpoint.fingerprint,
-        "dataset": dataset.fingerprint,
-        "root": str(dataset.root),
+        "made_from": dataset.split_fingerprints[split],
+        "photos": decided_by_first(lambda: photos_digest(dataset.root, images)),
         "config": config.to_dict(),
     }
     if decided_by_first(lambda: read_meta(path) == meta):

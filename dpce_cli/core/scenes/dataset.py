@@ -24,6 +24,15 @@ from dpce_cli.core.scenes.facts import (
 )
 from dpce_cli.core.storage.files import replacing, write_json
 
+_SIZE = 96
+"""Side of a picture in pixels."""
+
+
+def draw_scenes(root: Path, *, train_images: int, test_images: int, seed: int, reporter: Reporter) -> CaptionedImages:
+    """The data set of `prepare-vocab scenes`: as many pictures for validation as for testing (see `build_scenes`)."""
+    counts = {"train": train_images, "val": test_images, "test": test_images}
+    return build_scenes(root, seed=seed, counts=counts, size=_SIZE, reporter=reporter)
+
 
 def build_scenes(root: Path, *, seed: int, counts: Mapping[str, int], size: int, reporter: Reporter) -> CaptionedImages:
     """Draw `counts[split]` pictures of `size` by `size` pixels as PNG files below `root`, with five captions each.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import unicodedata
 from typing import Any
 
@@ -19,12 +20,23 @@ def tokenize(caption: str, *, lowercase: bool) -> list[str]:
     query meets the words that training saw. Spellings of one letter are made one (Unicode NFC).
     `lowercase=False` is the paper's way.
 
+    Chinese and Japanese characters are a word each, because these languages put no blanks between words. Thai, Lao,
+    Khmer and Burmese, which do not either, are parted into letters with their marks.
+
     >>> tokenize("A T-shirt (red): the man's dog, isn't it?", lowercase=True)
     ['a', 't', 'shirt', 'red', 'the', 'man', "'s", 'dog', 'is', "n't", 'it']
     """
     text = unicodedata.normalize("NFC", caption.lower() if lowercase else caption).translate(_APOSTROPHES)
-    pieces = "".join(c if _belongs_to_a_word(c) else " " for c in text).split()
+    pieces = "".join(c if _belongs_to_a_word(c) else " " for c in _UNSPACED.sub(r" \g<0> ", text)).split()
     return [word for piece in pieces for word in _parts(piece)]
+
+
+_UNSPACED = re.compile(
+    "[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+    "|[\u0e00-\u0eff\u1780-\u17ff\u1000-\u109f][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd"
+    "\u17b4-\u17d3\u102b-\u103e]*"
+)
+"""Kana and Chinese characters, and letters of South-East Asian scripts with the vowels and tones that follow them."""
 
 
 @functools.lru_cache(maxsize=4096)

@@ -118,7 +118,7 @@ def train_word_vectors(
             sg=1,
             min_count=1,
             workers=1,
-            seed=seed,
+            seed=seed % 2**32,  # gensim takes no larger one
             epochs=epochs,
             callbacks=[Progress()],
         ).wv

@@ -27,9 +27,9 @@ def diverged(
     more = f" and {len(photos) - _NAMED} more" if len(photos) > _NAMED else ""
     batch = f", for the photos {', '.join(photos[:_NAMED])}{more}" if photos else ""
     return TrainingError(
-        f"stage {number}, step {step}: {what}{batch}; the last good state is "
-        f"{last if last.is_file() else 'the beginning'}. Lower the learning rate, for instance "
-        f"--set stage{number}.learning_rate={stage.learning_rate / 10:g}, and begin with --fresh"
+        f"stage {number}, step {step}: {what}{batch}. Run again with a lower learning rate, for instance --set "
+        f"stage{number}.learning_rate={stage.learning_rate / 10:g}: training continues from the last good state, "
+        f"{last if last.is_file() else 'the beginning'}"
     )
 
 

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A record as `Journal.write` makes it; None for anything else."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.get("kind") not in ("train", "validation"):
+        return None
+    numbers = (value for name, value in record.items() if name != "kind")
+    return record if "step" in record and all(type(value) in (int, float) for value in numbers) else None
+
+
 class Journal:
     """The records of one stage, cut back to `step` when a run continues from there.
 
@@ -40,13 +52,17 @@ class Journal:
         return SummaryWriter(self._events_folder, purge_step=self._step + 1 if self._step else None)
 
     def records(self) -> list[dict[str, Any]]:
-        """What is recorded so far; a line cut off by a crash is passed over."""
-        records = []
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                if line.endswith("}"):
-                    records.append(json.loads(line))
-        return records
+        """What is recorded so far; a line that a crash cut off, or that is damaged otherwise, is passed over."""
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise WorkspaceError(
+                f"{self.path}: cannot be read ({error.strerror}); make it readable, or remove it"
+            ) from error
+        records = (_record(line) for line in lines)
+        return [record for record in records if record is not None]
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Add a record of `kind` ("train" or "validation").

@@ -38,17 +38,17 @@ class Meter:
                 return
             yield batch
 
-    def add(self, values: Mapping[str, Tensor], share: float) -> None:
-        """Count the values of a part of a step: `share` of its photos."""
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Count a part's shares of a step's values."""
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, torch.zeros(())).to(value.device) + share * value.detach()
+            self.sums[name] = self.sums.get(name, torch.zeros(())).to(value.device) + value.detach()
 
     def finish_step(self, photos: int) -> None:
         self.steps += 1
         self._photos += photos
 
     def read(self) -> tuple[dict[str, float], float, float]:
-        """Means of the values, photos a second and the share of the time spent waiting for data; then begin again."""
+        """Means of the values, photos per second and the share of the time spent waiting for data; then begin again."""
         means = {name: float(value) / self.steps for name, value in self.sums.items()}
         seconds = time.perf_counter() - self._start
         speed, waited = self._photos / seconds, self._waited / seconds

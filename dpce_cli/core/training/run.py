@@ -17,6 +17,7 @@ from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.models.text_encoder import TextEncoder
 from dpce_cli.core.processes.collectives import (
     any_process,
+    decided_by_first,
     gather_objects,
     gather_rows,
     in_parallel,
@@ -40,7 +41,7 @@ from dpce_cli.core.training.options import RunOptions, StageResult, WordTable, c
 from dpce_cli.core.training.precision import accelerate
 from dpce_cli.core.training.report import log_fields, optimisation_lines, validation_line, validation_record
 from dpce_cli.core.training.stage_files import StageFiles
-from dpce_cli.core.training.state import resume, save_state
+from dpce_cli.core.training.state import check_steps, resume, save_state
 from dpce_cli.core.training.updates import Updater, all_finite
 from dpce_cli.core.training.validation import ValidationSet
 from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
@@ -90,12 +91,13 @@ class StageRun:
         self._stuck = StuckRanking(config.stage2.margin) if ranked else None
         self.folder = workspace.stage_folder(stage)
         self.files = StageFiles(self.folder)
-        if not rank():
-            self.files.claim()
-        self.step, self.best, unlogged = 0, dict[str, float](), dict[str, Tensor]()
+        decided_by_first(self.files.claim)
+        self.step, self.part, self.best, unlogged = 0, 0, dict[str, float](), dict[str, Tensor]()
         self._stop = StopRequest()
-        if self.files.last.is_file() and not options.fresh:
-            unlogged = resume(self)
+        checkpoint = None
+        if decided_by_first(self.files.last.is_file) and not options.fresh:
+            checkpoint = resume(self)
+            unlogged = checkpoint.unlogged
         cache = workspace if self.frozen_backbone and options.feature_cache else None
         self.training_set = TrainingSet(
             dataset, config, words.vocabulary, model.image_encoder, stage=stage, cache=cache,
@@ -106,6 +108,8 @@ class StageRun:
             workers=options.workers, reporter=reporter,
         )  # fmt: skip
         self.steps_per_epoch = self.training_set.steps_per_epoch
+        if checkpoint:
+            check_steps(checkpoint, self)
         self.meter = Meter(self.step % self.steps_per_epoch % _LOG_EVERY, unlogged)
         if not self.step and (old := self.files.existing()) and not rank():
             reporter.note(f"beginning anew; this replaces {', '.join(path.name for path in old)} in {self.folder}")
@@ -126,7 +130,7 @@ class StageRun:
             yield from range(first, self.stage.epochs)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches that are left of `epoch`, on the device; the model is in training mode, frozen parts are not."""
+        """The batches that are left of `epoch`; the model is in training mode, frozen parts are not."""
         self.model.train()
         if self.frozen_backbone:
             self.model.image_encoder.backbone.eval()
@@ -140,15 +144,19 @@ class StageRun:
                         f"{self.dataset.root}: too few photos of step {self.step} can be read; put them there and run "
                         "again"
                     )
-                self._batch, self._photos_left = batch, len(batch.rows)
-                for number, part in enumerate(batch.parts(self.stage.accumulation_steps)):
-                    self._part = number
-                    self._seed(rank())
-                    yield part.to(self.options.device)
+                self._batch = batch
+                yield batch
+
+    def parts(self, batch: Batch) -> Iterator[Batch]:
+        """The parts of a batch that pass the networks one after another, on the device; by default the whole batch."""
+        for number, part in enumerate(batch.parts(self.stage.accumulation_steps)):
+            self.part = number
+            self._seed(rank())
+            yield part.to(self.options.device)
 
     def _seed(self, process: int) -> None:
         """Have what torch's own generators draw next, dropout foremost, depend on step, part and process alone."""
-        further = [f"part {self._part}"] * bool(self._part) + [f"process {process}"] * bool(process)
+        further = [f"part {self.part}"] * bool(self.part) + [f"process {process}"] * bool(process)
         torch.manual_seed(derived_seed(self.config.seed, self.number, "step", self.step, *further))
 
     def encode_images(self, batch: Batch) -> Tensor:
@@ -174,37 +182,52 @@ class StageRun:
         """Each process computes its share."""
         return gather_rows(encoder(token_ids[share(len(token_ids))]), lengths(len(token_ids)))
 
-    def update(self, loss: Tensor, photos: int, **values: Tensor) -> None:
-        """Take an optimisation step on `loss`, or with the last part of a step on the mean over its parts.
+    def backward(self, loss: Tensor, **values: Tensor) -> None:
+        """Add the gradients of a part's loss to those of the parts before it.
 
         Args:
-            photos: in the part, of all processes.
-            values: losses and accuracies to log.
+            loss: this part's share of the batch's loss.
+            values: its shares of the losses and accuracies to log.
 
         Raises:
-            TrainingError: the loss is not finite, or the weights are not at a point where they would be saved.
-            Interrupted: a person asked for it, or the process that launched this one is gone.
+            TrainingError: the loss is not finite.
         """
         if not bool(torch.isfinite(loss)):
             parts = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in values.items())
             ids = [self.training_set.images[row].image_id for row in self._batch.rows.tolist()]
             raise self._diverged(f"the loss is {float(loss.detach())} ({parts})", ids)
-        part = photos / len(self._batch.rows)
-        self.updater.backward(loss * part)
-        self.meter.add({"loss": loss, **values}, part)
-        self._photos_left -= photos
-        if self._photos_left:
-            return
-        rate = learning_rate(self.stage, self.step, self.steps_per_epoch)
-        end_of_epoch = (self.step + 1) % self.steps_per_epoch == 0
-        logging = self.meter.steps + 1 == _LOG_EVERY or end_of_epoch
-        norm = self.updater.step(rate, measure=logging)
+        self.updater.backward(loss)
+        self.meter.add({"loss": loss, **values})
+
+    def take_step(self) -> None:
+        """Update the weights by the gradients of the batch."""
+        self._rate = learning_rate(self.stage, self.step, self.steps_per_epoch)
+        self._norm = self.updater.step(self._rate, measure=self._is_logged(self.step + 1))
         self.step += 1
         self.meter.finish_step(len(self._batch.rows))
-        if logging:
-            self._log(rate, norm)
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self.steps_per_epoch % _LOG_EVERY == 0
+
+    def log(self) -> None:
+        """Write a line of the log after every 25 steps of an epoch, and at its end.
+
+        Raises:
+            TrainingError: the gradients are not finite at any scale of float16.
+        """
+        if self._is_logged(self.step):
+            self._write_log(self._rate, self._norm)
+
+    def save_if_due(self) -> None:
+        """Save the state when its time has come, or when the run was asked to stop; `end_epoch` saves at its end.
+
+        Raises:
+            TrainingError: the weights are not finite where they would be saved.
+            Interrupted: the run was asked to stop, or the process that launched this one is gone.
+        """
         minutes = self.options.checkpoint_minutes
         due, stop = any_process(bool(minutes) and time.monotonic() - self._saved >= 60 * minutes, self._must_stop())
+        end_of_epoch = self.step % self.steps_per_epoch == 0
         if end_of_epoch or due or stop:
             (spoilt,) = any_process(not all_finite(self.model.state_dict().values()))
             if spoilt:
@@ -214,7 +237,7 @@ class StageRun:
             if stop:
                 raise self._interrupted()
 
-    def _log(self, rate: float, norm: float | None) -> None:
+    def _write_log(self, rate: float, norm: float | None) -> None:
         since = self.meter.steps
         means, speed, waited = self.meter.read()
         record = {**means, "learning_rate": rate}

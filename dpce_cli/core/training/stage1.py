@@ -42,14 +42,18 @@ def train_stage1(
     stage = config.stage1
     for epoch in run.epochs():
         for batch in run.batches(epoch):
-            image, text = run.encode_images(batch), run.encode_text(batch.token_ids)
+            for part in run.parts(batch):
+                image, text = run.encode_images(part), run.encode_text(part.token_ids)
 
-            instance = model.instance_losses(
-                image, text, batch.instance_ids, batch.text_instance_ids, stage.label_smoothing
-            )
-            loss = stage.image_weight * instance.image_loss + stage.text_weight * instance.text_loss
+                instance = model.instance_losses(
+                    image, text, part.instance_ids, part.text_instance_ids, stage.label_smoothing
+                ).of_part(part.image_share, part.text_share)
+                loss = stage.image_weight * instance.image_loss + stage.text_weight * instance.text_loss
 
-            run.update(loss, len(batch.rows), **instance._asdict())
+                run.backward(loss, **instance._asdict())
+            run.take_step()
+            run.log()
+            run.save_if_due()
         run.end_epoch(epoch)
     return run.finish()
 

@@ -98,31 +98,35 @@ def train_in_one_stage(
 
 def _train(run: StageRun) -> StageResult:
     model, stage = run.model, run.config.stage2
+    triplets = {
+        "hardest_in_batch": _batch_triplets,
+        "hardest_in_pool": _pool_triplets,
+        "random": _random_triplets,
+    }[stage.negatives]
     for epoch in run.epochs():
         for batch in run.batches(epoch):
-            image = run.encode_images(batch)
-            if stage.negatives == "hardest_in_pool":
-                batch = _with_pool_negatives(batch, image, run, stage.negative_pool)
-            text = run.encode_text(batch.token_ids)
+            for part in run.parts(batch):
+                image = run.encode_images(part)
+                triplet_share = part.text_share
+                if stage.negatives == "hardest_in_pool":
+                    part, triplet_share = _with_pool_negatives(part, image, run, stage.negative_pool), part.image_share
+                text = run.encode_text(part.token_ids)
 
-            triplets = {
-                "hardest_in_batch": _batch_triplets,
-                "hardest_in_pool": _pool_triplets,
-                "random": _random_triplets,
-            }[stage.negatives]
-            rank_loss = ranking_loss(
-                *triplets(model.ranking_embeddings(image), model.ranking_embeddings(text), batch), stage.margin
-            )
-            instance = model.instance_losses(
-                image, text, batch.instance_ids, batch.text_instance_ids, stage.label_smoothing
-            )
-            loss = (
-                stage.ranking_weight * rank_loss
-                + stage.image_weight * instance.image_loss
-                + stage.text_weight * instance.text_loss
-            )
+                ranked_image, ranked_text = model.ranking_embeddings(image), model.ranking_embeddings(text)
+                rank_loss = triplet_share * ranking_loss(*triplets(ranked_image, ranked_text, part), stage.margin)
+                instance = model.instance_losses(
+                    image, text, part.instance_ids, part.text_instance_ids, stage.label_smoothing
+                ).of_part(part.image_share, part.text_share)
+                loss = (
+                    stage.ranking_weight * rank_loss
+                    + stage.image_weight * instance.image_loss
+                    + stage.text_weight * instance.text_loss
+                )
 
-            run.update(loss, len(batch.rows), ranking_loss=rank_loss, **instance._asdict())
+                run.backward(loss, ranking_loss=rank_loss, **instance._asdict())
+            run.take_step()
+            run.log()
+            run.save_if_due()
         run.end_epoch(epoch)
     return run.finish()
 
@@ -134,7 +138,7 @@ def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) 
     """
     half = len(batch.instance_ids) // 2
     own = batch.image_of_text < half
-    token_ids, instance_ids = run.training_set.caption_pool(size, batch.instance_ids[:half].cpu(), run.step)
+    token_ids, instance_ids = run.training_set.caption_pool(size, batch.instance_ids[:half].cpu(), run.step, run.part)
     token_ids, instance_ids = token_ids.to(batch.token_ids.device), instance_ids.to(batch.token_ids.device)
     pool = run.model.ranking_embeddings(run.encode_pool(token_ids))
     hardest = hardest_in_pool(run.model.ranking_embeddings(image[:half]).detach(), pool)
@@ -142,6 +146,7 @@ def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) 
         batch,
         token_ids=torch.cat([batch.token_ids[own], token_ids[hardest]]),
         text_instance_ids=torch.cat([batch.text_instance_ids[own], instance_ids[hardest]]),
+        image_of_text=torch.cat([batch.image_of_text[own], torch.full_like(hardest, -1)]),
     )
 
 

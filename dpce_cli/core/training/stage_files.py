@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
 import weakref
 from pathlib import Path
 
-from dpce_cli.core.errors import WorkspaceError
 from dpce_cli.core.storage.files import replacing
+from dpce_cli.core.storage.locks import exclusive
 
 
 class StageFiles:
@@ -29,23 +27,11 @@ class StageFiles:
         Raises:
             WorkspaceError: another process trains here, or the folder cannot be written.
         """
-        path = self.folder / "lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise WorkspaceError(
-                f"{path}: cannot be written ({error.strerror}); free space or choose another --workspace, then run "
-                "again"
-            ) from error
-        weakref.finalize(self, os.close, file)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # the others mean a file system without locks
-                raise WorkspaceError(
-                    f"{self.folder}: another process trains this stage; wait for it, or stop it and run again"
-                ) from error
+        lock = exclusive(
+            self.folder / "lock", "another process trains this stage; wait for it, or stop it and run again"
+        )
+        lock.__enter__()
+        weakref.finalize(self, lock.__exit__, None, None, None)
 
     def epochs(self) -> list[Path]:
         """The epochs' files, in the order in which they were written."""

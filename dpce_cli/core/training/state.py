@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from dpce_cli.core.training.run import StageRun
 
 
+_MAY_CHANGE = ("learning_rate", "clip_norm")
+"""Settings of a stage that a run may continue with changed: a lower rate saves a run that diverged."""
+
+
 def save_state(run: StageRun, path: Path, *, to_continue: bool) -> None:
     """Let the first process write the whole model, and what training it further takes.
 
@@ -44,10 +48,11 @@ def save_state(run: StageRun, path: Path, *, to_continue: bool) -> None:
             word_vectors=run.words.source,
             instances=run.training_set.instances,
             dataset=run.dataset.name,
-            dataset_fingerprint=run.dataset.fingerprint,
+            dataset_fingerprint=run.dataset.training_fingerprint,
             parent=run.parent,
             prepared_vocabulary=run.dataset.vocabulary.fingerprint,
             step=run.step,
+            steps_per_epoch=run.steps_per_epoch,
             best=run.best,
             unlogged=run.meter.sums,
             model=model,
@@ -57,8 +62,8 @@ def save_state(run: StageRun, path: Path, *, to_continue: bool) -> None:
     )
 
 
-def resume(run: StageRun) -> dict[str, Tensor]:
-    """Take over what last.pt holds; returns the sums that the log has no line of yet.
+def resume(run: StageRun) -> Checkpoint:
+    """Take over what last.pt holds, and return it.
 
     Raises:
         CheckpointError: it cannot be read, or was begun with other settings, data or models.
@@ -72,6 +77,11 @@ def resume(run: StageRun) -> dict[str, Tensor]:
         raise
     check_belongs(checkpoint, run.dataset, last)
     changed = differences(checkpoint.config, run.config)
+    free = tuple(f"stage{run.number}.{name}: " for name in _MAY_CHANGE)
+    for line in changed:
+        if line.startswith(free):
+            run.reporter.note(f"from here on {line}")
+    changed = [line for line in changed if not line.startswith(free)]
     if run.number == 1:
         changed = [line for line in changed if not line.startswith("stage2.")]
     if (checkpoint.vocabulary, checkpoint.word_vectors) != (run.words.vocabulary, run.words.source):
@@ -90,7 +100,22 @@ def resume(run: StageRun) -> dict[str, Tensor]:
     run.updater.load_state(checkpoint.scaler)
     run.step, run.best = checkpoint.step, checkpoint.best
     run.reporter.note(f"continuing {last} after step {run.step}")
-    return checkpoint.unlogged
+    return checkpoint
+
+
+def check_steps(checkpoint: Checkpoint, run: StageRun) -> None:
+    """Refuse to go on where an epoch has another number of steps than before: order and schedule would be others.
+
+    Raises:
+        CheckpointError: it has.
+    """
+    if checkpoint.steps_per_epoch != run.steps_per_epoch:
+        raise CheckpointError(
+            f"{run.files.last}: was begun with {checkpoint.steps_per_epoch} steps per epoch, and now there are "
+            f"{run.steps_per_epoch}, because {len(run.training_set.usable)} training photos can be used: some were "
+            "repaired or lost. Put the photos back as they were, or begin anew with "
+            f"'dpce train-stage{run.number} --fresh'"
+        )
 
 
 def _shares(

@@ -46,7 +46,12 @@ def load_features(workspace: Workspace, split: str) -> tuple[FeatureStore, Check
         others = sorted(p.stem for p in path.parent.glob("*.h5"))
         hint = f"; extracted are: {', '.join(others)} (choose with --split)" if others else ""
         raise WorkspaceError(f"{path}: not found; run 'dpce extract-features --split {split}'{hint}")
-    store = load_feature_store(path)
+    store, about = load_feature_store(path), workspace.about()
+    if store.meta.get("made_from") != about["splits"].get(split):
+        raise WorkspaceError(
+            f"{path}: its embeddings were made from other photos or captions than data set '{workspace.dataset_name}' "
+            f"has now; run 'dpce extract-features --split {split}' again"
+        )
     checkpoint = load_best(workspace, None, store.meta["stage"])
     if store.meta["checkpoint"] != checkpoint.fingerprint:
         raise WorkspaceError(

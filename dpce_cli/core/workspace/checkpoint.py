@@ -17,7 +17,7 @@ from dpce_cli.core.storage.files import replacing
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.workspace.workspace import PreparedDataset
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,15 @@ class Checkpoint:
     dataset: str
     """Name of the data set it was trained on."""
     dataset_fingerprint: str
+    """Of the photos and captions that it was trained on: `PreparedDataset.training_fingerprint`."""
     parent: str
     """Fingerprint of the Stage I checkpoint that Stage II began from; empty in Stage I and where both were imported."""
     prepared_vocabulary: str
     """Fingerprint of the vocabulary that prepare-vocab made."""
     step: int
     """Finished training steps; 0 in an imported model."""
+    steps_per_epoch: int
+    """0 in an imported model."""
     best: dict[str, float]
     """"rsum", "epoch" of the best validation so far; empty before the first."""
     unlogged: dict[str, Tensor]
@@ -114,9 +117,9 @@ def check_belongs(checkpoint: Checkpoint, dataset: PreparedDataset, path: Path) 
             f"{path}: was trained with another vocabulary than the one of data set '{dataset.name}'; "
             f"{train}, or prepare the data set as it was"
         )
-    if checkpoint.dataset_fingerprint != dataset.fingerprint:
+    if checkpoint.dataset_fingerprint != dataset.training_fingerprint:
         raise CheckpointError(
-            f"{path}: was trained when data set '{checkpoint.dataset}' held other images or captions; "
+            f"{path}: was trained when data set '{checkpoint.dataset}' had other training photos or captions; "
             f"{train}, or prepare the data set as it was"
         )
 

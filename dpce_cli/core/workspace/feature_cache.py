@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import ImageConfig
+from dpce_cli.core.data.contents import UNREADABLE, photo_content
 from dpce_cli.core.data.loading import read_views, stop_without_launcher, warn_of_others
 from dpce_cli.core.data.records import CaptionedImage
-from dpce_cli.core.data.shards import Extent, open_photo
 from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.models.image_encoder import ImageEncoder
@@ -27,8 +26,7 @@ from dpce_cli.core.storage.rows import open_or_resume, partial_path, read_meta, 
 from dpce_cli.core.workspace.checkpoint import fingerprint
 from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
 
-_BATCH, _SAMPLE = 16, 4096
-_UNREADABLE = "unreadable"
+_BATCH = 16
 
 
 def cached_features(
@@ -59,7 +57,7 @@ def cached_features(
     crops = config.cached_crops if split == "train" else 0
     meta = _meta(dataset, encoder, config, crops)
     path, views = _path(workspace, split, meta, images), meta["views"]
-    contents = [_content(root / image.path, image.extent) for image in images]
+    contents = [photo_content(root / image.path, image.extent) for image in images]
     if not decided_by_first(lambda: _is_current(read_meta(path), meta, contents)):
         begun = decided_by_first(lambda: read_meta(partial_path(path), whole=False))
         whole_meta = begun if begun and _is_current(begun, meta, contents) else {**meta, "contents": contents}
@@ -121,7 +119,7 @@ def cached_test_features(
     meta = _meta(dataset, encoder, config, crops)
     images = dataset.split(split)
     path = _path(workspace, split, meta, images)
-    contents = [_content(dataset.root / image.path, image.extent) for image in images]
+    contents = [photo_content(dataset.root / image.path, image.extent) for image in images]
     if not decided_by_first(lambda: _is_current(read_meta(path), meta, contents)):
         return None
     features = _read(path)[:, : 1 + config.mirror]
@@ -149,24 +147,9 @@ def _is_current(cached: dict[str, Any] | None, meta: dict[str, Any], contents: S
         cached is not None
         and cached == {**meta, "contents": cached.get("contents")}
         and all(
-            now == then or _UNREADABLE in (now, then) for now, then in zip(contents, cached["contents"], strict=True)
+            now == then or UNREADABLE in (now, then) for now, then in zip(contents, cached["contents"], strict=True)
         )
     )
-
-
-def _content(path: Path, extent: Extent | None) -> str:
-    """Tells a photo from another one: its size, and a hash of its first and last 4 KiB, which is quick to read.
-
-    Modification times would not do, because copying a data set changes them.
-    """
-    try:
-        with open_photo(path, extent) as file:
-            head = file.read(_SAMPLE)
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _SAMPLE))
-            return f"{size} {hashlib.sha256(head + file.read(_SAMPLE)).hexdigest()[:16]}"
-    except (OSError, DataError):
-        return _UNREADABLE
 
 
 def _read(path: Path) -> Tensor:

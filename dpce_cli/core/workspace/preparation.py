@@ -93,7 +93,12 @@ def prepare_dataset(
                 )
             )
     dataset = workspace.save_dataset(
-        name=captioned.name, root=captioned.root.resolve(), config=config, vocabulary=vocabulary, images=images
+        name=captioned.name,
+        root=captioned.root.resolve(),
+        config=config,
+        vocabulary=vocabulary,
+        images=images,
+        source=(captioned.source or captioned.root).resolve(),
     )
     return dataset, summaries
 
@@ -128,17 +133,18 @@ def build_initial_vectors(
     return vectors
 
 
-def load_initial_vectors(workspace: Workspace, dataset: PreparedDataset) -> WordVectors:
+def load_initial_vectors(workspace: Workspace, dataset: PreparedDataset, *, otherwise: str = "") -> WordVectors:
     """The word vectors that belong to a prepared data set.
+
+    Args:
+        otherwise: what else a person can do where there are none, for the message.
 
     Raises:
         WorkspaceError: there are none, or they were built for another vocabulary.
     """
     path = workspace.word_vectors_path
     if not path.is_file():
-        raise WorkspaceError(
-            f"{path}: there are no word vectors; run 'dpce build-word2vec', or train with --no-word-vectors"
-        )
+        raise WorkspaceError(f"{path}: there are no word vectors; run 'dpce build-word2vec'{otherwise}")
     vectors, meta = load_word_vectors(path)
     if meta.get("vocabulary") != dataset.vocabulary.fingerprint:
         raise WorkspaceError(

@@ -51,3 +51,17 @@ def test_parts_are_the_same_for_any_number_of_processes() -> None:
     shared = made_up_batch([2] * 8, (4, 4), slice(0, 4)).parts(2)
     assert [part.rows.tolist() for part in alone] == [part.rows.tolist() for part in shared]
     assert [part.token_ids.tolist() for part in alone] == [part.token_ids.tolist() for part in shared]
+
+
+def test_a_mean_over_photos_or_captions_is_the_sum_of_what_its_parts_add() -> None:
+    batch = made_up_batch([1, 5, 2, 4, 3, 1], (6,), slice(0, 6))
+    parts = batch.parts(3)
+    losses = torch.rand(6), torch.rand(len(batch.token_ids))
+    of_photos = sum(part.image_share * losses[0][part.instance_ids].mean() for part in parts)
+    torch.testing.assert_close(of_photos, losses[0].mean())
+    of_text, start = torch.zeros(()), 0
+    order = torch.cat([(batch.image_of_text == photo).nonzero()[:, 0] for part in parts for photo in part.instance_ids])
+    for part in parts:
+        of_text = of_text + part.text_share * losses[1][order[start : start + len(part.token_ids)]].mean()
+        start += len(part.token_ids)
+    torch.testing.assert_close(of_text, losses[1].mean())

@@ -251,7 +251,7 @@ def test_captions_are_placed_anywhere_or_left_aligned(dataset: PreparedDataset, 
     for shift in (True, False):
         photos = training_set(dataset, encoder, f"model.position_shift={str(shift).lower()}", cache=True)
         rows = [row for epoch in range(20) for batch in photos.batches(epoch) for row in batch.token_ids]
-        rows += list(photos.caption_pool(256, torch.tensor([0]), step=0)[0])
+        rows += list(photos.caption_pool(256, torch.tensor([0]), step=0, part=0)[0])
         starts[shift] = {int(row.nonzero()[0]) for row in rows}
     assert starts == {True: set(range(POSITIONS - 1)), False: {0}}
 
@@ -349,7 +349,7 @@ def test_the_caption_pool_never_holds_an_excluded_photo(
     without = torch.tensor([3, 0, 7])
     available = sum(CAPTION_COUNTS) - 5 - 1 - 4
     for step in range(20):
-        token_ids, instances = photos.caption_pool(size, without, step)
+        token_ids, instances = photos.caption_pool(size, without, step, 0)
         assert len(token_ids) == len(instances) == min(size, available)
         assert not set(instances.tolist()) & {3, 0, 7}
         owners = [(int(row.max()) - 1) // 9 for row in token_ids]
@@ -357,13 +357,29 @@ def test_the_caption_pool_never_holds_an_excluded_photo(
         assert len({int(row.max()) for row in token_ids}) == len(token_ids)
 
 
-def test_the_caption_pool_depends_on_the_step(dataset: PreparedDataset, encoder: ImageEncoder) -> None:
+def test_the_caption_pool_depends_on_the_step_and_its_part(dataset: PreparedDataset, encoder: ImageEncoder) -> None:
     photos = training_set(dataset, encoder, stage=2, cache=True)
     without = torch.tensor([1])
-    first, again, other = (photos.caption_pool(5, without, step) for step in (0, 0, 1))
+    places = ((0, 0), (0, 0), (1, 0), (0, 1))
+    first, again, *others = (photos.caption_pool(5, without, step, part) for step, part in places)
     assert first[0].equal(again[0])
     assert first[1].equal(again[1])
-    assert not first[0].equal(other[0])
+    assert not any(first[0].equal(other[0]) for other in others)
+
+
+@pytest.mark.parametrize("without", [[3], list(range(40)), list(range(49))])
+def test_a_pool_that_is_small_beside_all_captions_is_random_and_without_repetition(
+    tmp_path: Path, encoder: ImageEncoder, without: list[int]
+) -> None:
+    dataset = prepared(tmp_path, [[(1, 1 + photo % 8)] * 5 for photo in range(50)])
+    photos = training_set(dataset, encoder, stage=2, cache=True)
+    drawn = set[int]()
+    for step in range(40):
+        _, instances = photos.caption_pool(5, torch.tensor(without), step, 0)
+        assert len(instances) == 5
+        assert not set(instances.tolist()) & set(without)
+        drawn |= set(instances.tolist())
+    assert drawn == set(range(50)) - set(without)
 
 
 PERSONS = ("ann", None, "bob", "ann", None, "bob", "ann", None, None, "carl", "ann")
@@ -388,7 +404,7 @@ def test_the_caption_pool_holds_no_other_photo_of_an_excluded_identity(
     dataset: PreparedDataset, encoder: ImageEncoder
 ) -> None:
     photos = training_set(of_identities(dataset, *PERSONS), encoder, stage=2, cache=True)
-    token_ids, instances = photos.caption_pool(1000, torch.tensor([0, 2]), 0)
+    token_ids, instances = photos.caption_pool(1000, torch.tensor([0, 2]), 0, 0)
     owners = [(int(row.max()) - 1) // 9 for row in token_ids]
     assert set(owners) == {1, 4, 7, 8, 9}
     assert instances.tolist() == [INSTANCES[photo] for photo in owners]
@@ -397,7 +413,7 @@ def test_the_caption_pool_holds_no_other_photo_of_an_excluded_identity(
 def test_a_caption_pool_that_would_be_empty_is_a_data_error(dataset: PreparedDataset, encoder: ImageEncoder) -> None:
     photos = training_set(of_identities(dataset, *["ann"] * 11), encoder, stage=2, cache=True)
     with pytest.raises(DataError, match=r"'grey' has no captions of other instances .* stage2\.negatives=hardest_in_b"):
-        photos.caption_pool(5, torch.tensor([0]), 0)
+        photos.caption_pool(5, torch.tensor([0]), 0, 0)
 
 
 def test_the_stage_decides_the_batch_size(dataset: PreparedDataset, encoder: ImageEncoder) -> None:
@@ -423,4 +439,4 @@ def test_a_batch_moves_to_a_device_whole(dataset: PreparedDataset, encoder: Imag
     batch = next(training_set(dataset, encoder).batches(0)).to(torch.device("meta"))
     tensors = [value for value in vars(batch).values() if isinstance(value, Tensor)]
     assert {value.device.type for value in tensors} == {"meta"}
-    assert len(tensors) == len(fields(Batch)) - 1
+    assert len(tensors) == len(fields(Batch)) - len(("counts", "image_share", "text_share"))

@@ -16,9 +16,10 @@ def test_the_error_of_a_diverged_run_names_photos_state_and_remedy(tmp_path: Pat
     photos = [f"photo{number}" for number in range(10)]
     message = str(diverged(stage, 2, 7, "the loss is nan", last=last, photos=photos))
     assert message.startswith("stage 2, step 7: the loss is nan, for the photos photo0, photo1, ")
-    assert "photo7 and 2 more; the last good state is the beginning. Lower" in message
+    assert "photo7 and 2 more. Run again with a lower learning rate" in message
+    assert message.endswith(", the beginning")
     last.touch()
-    assert f"; the last good state is {last}. Lower" in str(diverged(stage, 2, 7, "the loss is nan", last=last))
+    assert str(diverged(stage, 2, 7, "the loss is nan", last=last)).endswith(f"from the last good state, {last}")
 
 
 def test_a_loss_at_the_margin_is_told_once_after_200_steps() -> None:

@@ -14,7 +14,7 @@ from tests.core.tiny import train
 def test_means_are_of_steps_and_parts_count_by_their_share() -> None:
     meter = Meter(1, {"loss": torch.tensor(5.0)})
     for share, value in ((0.25, 1.0), (0.75, 3.0)):
-        meter.add({"loss": torch.tensor(value), "accuracy": torch.tensor(1.0)}, share)
+        meter.add({"loss": torch.tensor(share * value), "accuracy": torch.tensor(share)})
     meter.finish_step(8)
     means, _, _ = meter.read()
     assert means == {"loss": (5 + 2.5) / 2, "accuracy": 0.5}

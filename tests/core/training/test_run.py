@@ -4,6 +4,7 @@ import math
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from dpce_cli.core.processes.interruption import Interrupted
 from dpce_cli.core.training import run
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.validation import ValidationSet
-from dpce_cli.core.workspace.checkpoint import fingerprint
+from dpce_cli.core.workspace.checkpoint import fingerprint, save_checkpoint
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
 from tests.core.tiny import (
@@ -97,13 +98,38 @@ def _events(folder: Path) -> list[str]:
 
 
 def test_other_settings_are_refused_by_name(stage1: Trained) -> None:
-    changed = stage1.config.with_settings(["stage1.learning_rate=0.5", "model.dropout=0.3"])
+    changed = stage1.config.with_settings(["stage1.weight_decay=0.5", "model.dropout=0.3"])
     last = (stage1.workspace.stage_folder(1) / "last.pt").read_bytes()
     with pytest.raises(CheckpointError) as caught:
         train(stage1.workspace, 1, changed)
-    for part in ("model.dropout: 0.1 -> 0.3", "stage1.learning_rate: 0.003 -> 0.5", "last.pt", "--fresh"):
+    for part in ("model.dropout: 0.1 -> 0.3", "stage1.weight_decay: ", "last.pt", "--fresh"):
         assert part in str(caught.value)
     assert (stage1.workspace.stage_folder(1) / "last.pt").read_bytes() == last
+
+
+def test_a_run_continues_with_another_learning_rate_and_says_so(stage1: Trained) -> None:
+    reporter = Recorder()
+    changed = stage1.config.with_settings(["stage1.learning_rate=0.0005", "stage1.clip_norm=1"])
+    train(stage1.workspace, 1, changed, reporter=reporter)
+    assert "from here on stage1.learning_rate: 0.003 -> 0.0005" in reporter.notes
+    assert "from here on stage1.clip_norm: 0.0 -> 1.0" in reporter.notes
+
+
+def test_another_number_of_steps_per_epoch_is_refused(stage1: Trained) -> None:
+    last = stage1.workspace.stage_folder(1) / "last.pt"
+    save_checkpoint(last, replace(checkpoint(stage1.workspace, 1, "last"), steps_per_epoch=4))
+    with pytest.raises(
+        CheckpointError, match=r"begun with 4 steps per epoch, and now there are 3, .*12 training photos"
+    ):
+        train(stage1.workspace, 1, stage1.config)
+
+
+def test_a_damaged_journal_does_not_stop_a_run(stage1: Trained) -> None:
+    journal = stage1.workspace.stage_folder(1) / "metrics.jsonl"
+    whole = journal.read_bytes().splitlines()
+    journal.write_bytes(b"\n".join([b'{"kind": 3}', b"\xff\x00", b"[" * 100_000, b'{"kind": "train"}', *whole, b"{"]))
+    train(stage1.workspace, 1, stage1.config)
+    assert journal.read_bytes().splitlines() == whole
 
 
 def test_another_stage_i_model_is_refused_by_a_begun_stage_ii(stage1: Trained) -> None:
@@ -149,7 +175,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     message = str(caught.value)
     assert f"stage 1, step {STEPS + 1}: the loss is nan (image_loss nan, text_loss " in message
     assert re.search(r"\), for the photos train/\d+, train/\d+, train/\d+, train/\d+; the last good", message)
-    assert f"the last good state is {broken.stage_folder(1) / 'last.pt'}" in message
+    assert f"the last good state, {broken.stage_folder(1) / 'last.pt'}" in message
     assert "--set stage1.learning_rate=0.0003" in message
     assert checkpoint(broken, 1, "last").step == STEPS
     train(broken, 1, config)
@@ -158,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
 
 def test_an_absurd_learning_rate_is_named_in_the_error(stage1: Trained) -> None:
     config = stage1.config.with_settings(["stage1.learning_rate=1e30", "stage1.schedule=steps"])
-    with pytest.raises(TrainingError, match=r"stage 1, step \d+: .*the last good state is the beginning\."):
+    with pytest.raises(TrainingError, match=r"stage 1, step \d+: .*the last good state, the beginning"):
         train(stage1.workspace, 1, config, fresh=True)
     assert not (stage1.workspace.stage_folder(1) / "last.pt").exists()
 

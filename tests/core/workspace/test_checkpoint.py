@@ -44,6 +44,7 @@ def made(workspace: Workspace, weights: Path) -> Checkpoint:
         parent="",
         prepared_vocabulary=dataset.vocabulary.fingerprint,
         step=7,
+        steps_per_epoch=3,
         best={"rsum": 99.5, "epoch": 2},
         unlogged={"loss": torch.tensor(1.5)},
         model=model.state_dict(),

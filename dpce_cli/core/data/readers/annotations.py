@@ -39,23 +39,23 @@ class ListedImage:
     identity: str | None = None
 
 
-def read_json(path: Path, keys: Set[str]) -> Any:
+def read_json(path: Path, keys: Set[str], root: Path | None = None) -> Any:
     """What a JSON file holds, of each object only `keys`: the files have hundreds of megabytes of other things.
 
     Raises:
         DataError: the file cannot be read, or is not UTF-8, not JSON or far from any published file's size.
     """
-    text = read_text(path)
+    text = read_text(path, root)
     if text.count("[") + text.count("{") > _MOST_RECORDS:
         raise DataError(f"{path}: holds more than {_MOST_RECORDS:,} lists and objects; restore the published file")
     try:
         return json.loads(text, object_hook=lambda record: {key: record[key] for key in record if key in keys})
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}:{error.lineno}: not whole JSON ({error.msg}); mend the file or get it again"
+            f"{path}:{error.lineno}: incomplete or damaged JSON ({error.msg}); fix the file or download it again"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not usable JSON ({error}); mend the file or get it again") from error
+        raise DataError(f"{path}: not usable JSON ({error}); fix the file or download it again") from error
 
 
 def value_of(record: Any, key: str, kind: type[T], where: str) -> T:
@@ -66,7 +66,7 @@ def value_of(record: Any, key: str, kind: type[T], where: str) -> T:
     """
     if not isinstance(record, dict) or type(record.get(key)) is not kind:
         names = {str: "a text", int: "a whole number", list: "a list"}
-        raise DataError(f"{where}: needs {names[kind]} '{key}'; mend the file or get it again")
+        raise DataError(f"{where}: needs {names[kind]} '{key}'; fix the file or download it again")
     value: T = record[key]
     return value
 
@@ -79,7 +79,7 @@ def texts_of(record: Any, key: str, where: str) -> tuple[str, ...]:
     """
     texts = value_of(record, key, list, where)
     if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{where}: '{key}' holds something that is no text; mend the file or get it again")
+        raise DataError(f"{where}: '{key}' holds something that is no text; fix the file or download it again")
     return tuple(texts)
 
 

@@ -67,21 +67,21 @@ def read_coco(root: Path, *, splits: str, seed: int, drawn: int = 5000) -> Capti
 
     skips = Skips()
     if karpathy:
-        listed = read_karpathy(karpathy, "coco", identify)
+        listed = read_karpathy(karpathy, root, "coco", identify)
     else:
         official = [
             replace(image, path=photo(folder, image.path))
             for path, folder in zip(annotations, folders, strict=True)
-            for image in _official_images(path, skips)
+            for image in _official_images(path, root, skips)
         ]
         split_of = _draw(root, official, drawn, seed) if splits == "paper" else read_splits(Path(splits))
         listed = with_splits(official, split_of, skips)
     return found_images("coco", root, listed, files=files, place=" or ".join(folders), skips=skips)
 
 
-def _official_images(path: Path, skips: Skips) -> Iterator[ListedImage]:
+def _official_images(path: Path, root: Path, skips: Skips) -> Iterator[ListedImage]:
     """The images of a file of annotations with their captions; no split is stated, and paths are plain names."""
-    data = read_json(path, _KEYS)
+    data = read_json(path, _KEYS, root)
     captions: dict[int, list[str]] = {}
     seen: set[int] = set()
     for index, annotation in enumerate(value_of(data, "annotations", list, str(path))):

@@ -54,21 +54,21 @@ def read_flickr30k(root: Path, *, splits: str) -> CaptionedImages:
 
     skips = Skips()
     if splits == "karpathy" and karpathy:
-        listed = read_karpathy(karpathy, "flickr30k", identify)
+        listed = read_karpathy(karpathy, root, "flickr30k", identify)
     else:
         assert captions is not None
-        captioned = list(_captioned(captions, photos, skips))
-        split_of = _paper_splits(captioned, lists, skips) if splits == "paper" else read_splits(Path(splits))
+        captioned = list(_captioned(captions, root, photos, skips))
+        split_of = _paper_splits(captioned, lists, root, skips) if splits == "paper" else read_splits(Path(splits))
         listed = with_splits(captioned, split_of, skips)
     files = set(scan_files(root, photos))
     return found_images("flickr30k", root, listed, files=files, place=photos, skips=skips)
 
 
-def _captioned(path: Path, photos: str, skips: Skips) -> Iterator[ListedImage]:
+def _captioned(path: Path, root: Path, photos: str, skips: Skips) -> Iterator[ListedImage]:
     """The images of the captions file; no split is stated."""
     captions: dict[str, dict[tuple[str, str], None]] = {}
     first: dict[str, str] = {}
-    for where, line in read_lines(path):
+    for where, line in read_lines(path, root):
         if path.name == _TABLE and not first and _TABLE_HEADER.fullmatch(line):
             continue
         match = _LINES[path.name].fullmatch(line)
@@ -91,11 +91,11 @@ def _captioned(path: Path, photos: str, skips: Skips) -> Iterator[ListedImage]:
         )
 
 
-def _paper_splits(images: list[ListedImage], lists: dict[str, Path], skips: Skips) -> dict[str, str]:
+def _paper_splits(images: list[ListedImage], lists: dict[str, Path], root: Path, skips: Skips) -> dict[str, str]:
     """Flickr8k's dev images are val and its test images are test; 1234_5678abcd.jpg there is 1234.jpg here."""
     splits = dict.fromkeys((image.image_id for image in images), "train")
     for split, path in lists.items():
-        for where, line in read_lines(path):
+        for where, line in read_lines(path, root):
             name = f"{line.partition('_')[0]}.jpg"
             if name not in splits:
                 skips.add(f"images of {path.name} without captions", line)

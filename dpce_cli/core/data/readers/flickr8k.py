@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from dpce_cli.core.data.readers.matching import PhotoNames
 from dpce_cli.core.data.readers.reading import (
     CaptionRow,
     Skips,
@@ -30,12 +31,16 @@ _SPLIT_FILES = {
 }
 
 
-def read_flickr8k(root: Path) -> CaptionedImages:
+def read_flickr8k(root: Path, *, captions: Path | None = None) -> CaptionedImages:
     """The images of the official splits with their captions; without a list of test images, no test split.
 
     Photos are looked for in `Flicker8k_Dataset` (the official spelling), `Flickr8k_Dataset` or `Images`, the
     text files in `root` itself or in `Flickr8k_text`. What cannot be used is left out and counted, such as
     `2258277193_586949ec62.jpg.1`, a photo that the official token file names and that does not exist.
+
+    Args:
+        captions: instead of `Flickr8k.token.txt`, a file of the same form, such as the Chinese captions of Li et al.
+            2016, whose lines are `name#zhm#number caption`.
 
     Raises:
         DataError: another layout, an unreadable or malformed text file, an image in two splits, an unsafe
@@ -44,16 +49,17 @@ def read_flickr8k(root: Path) -> CaptionedImages:
     photos, texts = _locate(root)
     skips = Skips()
     images = {path.removeprefix(f"{photos}/") for path in scan_files(root, photos)}
-    captions = group_captions(_rows(texts / _TOKENS), images=images, place=photos, skips=skips)
-    splits = _splits(texts)
+    rows = _rows(captions, None) if captions else _rows(texts / _TOKENS, root)
+    grouped = group_captions(rows, images=images, place=photos, skips=skips, names=PhotoNames(None, images))
+    splits = _splits(texts, root)
     for name in sorted(splits.keys() - images):
         skips.add(f"images of a split that are not in {photos}", name)
-    for name in sorted(captions.keys() - splits.keys()):
+    for name in sorted(grouped.keys() - splits.keys()):
         skips.add("images in no split", name)
     found = (
-        CaptionedImage(image_id=name, path=f"{photos}/{name}", split=split, captions=tuple(captions[name]))
+        CaptionedImage(image_id=name, path=f"{photos}/{name}", split=split, captions=tuple(grouped[name]))
         for name, split in sorted(splits.items())
-        if name in captions
+        if name in grouped
     )
     return captioned_images("flickr8k", root, found, skips)
 
@@ -77,20 +83,20 @@ def _locate(root: Path) -> tuple[str, Path]:
     )
 
 
-def _rows(tokens: Path) -> Iterator[CaptionRow]:
-    for where, line in read_lines(tokens):
-        match = re.fullmatch(r"([^\t]+)#(\d+)(?:\t(.*))?", line)
+def _rows(tokens: Path, root: Path | None) -> Iterator[CaptionRow]:
+    for where, line in read_lines(tokens, root):
+        match = re.fullmatch(r"([^\t#]+)#(?:\w+#)?(\d+)(?:[\t ](.*))?", line)
         if match is None:
             raise DataError(f"{where}: expected name.jpg#number, a tab and a caption; restore the official file")
         image, number, caption = match.groups(default="")
         yield CaptionRow(image=image, number=number, caption=caption, where=where)
 
 
-def _splits(texts: Path) -> dict[str, str]:
+def _splits(texts: Path, root: Path) -> dict[str, str]:
     splits: dict[str, str] = {}
     for split, file_name in _SPLIT_FILES.items():
         if (texts / file_name).is_file():
-            for where, line in read_lines(texts / file_name):
+            for where, line in read_lines(texts / file_name, root):
                 name = relative_path(line, where)
                 if splits.setdefault(name, split) != split:
                     raise DataError(f"{where}: {name} is in the {splits[name]} split too; restore the official files")

@@ -28,17 +28,20 @@ def find_karpathy(root: Path, dataset: str) -> Path | None:
     return next((path for path in candidates if os.path.isfile(path)), None)
 
 
-def read_karpathy(path: Path, dataset: str, identify: Callable[[Any, str], tuple[str, str]]) -> Iterator[ListedImage]:
+def read_karpathy(
+    path: Path, root: Path, dataset: str, identify: Callable[[Any, str], tuple[str, str]]
+) -> Iterator[ListedImage]:
     """The images of a Karpathy file with their captions; what it calls restval is trained on.
 
     Args:
+        root: the data set's folder.
         dataset: what the file must be of, if it says so.
         identify: the `image_id` and path of an image record, whose place in the file is the second argument.
 
     Raises:
         DataError: not such a file, or of another data set.
     """
-    data = read_json(path, _KEYS)
+    data = read_json(path, _KEYS, root)
     records = value_of(data, "images", list, str(path))
     if (found := data.get("dataset", dataset)) != dataset:
         raise DataError(f"{path}: holds the splits of {found!a}, not of '{dataset}'; {karpathy_offer(dataset)}")

@@ -11,10 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from dpce_cli.core.data.images import FORMATS
+from dpce_cli.core.data.readers.matching import PhotoNames
 from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
+from dpce_cli.core.data.shards import check_inside
 from dpce_cli.core.errors import ConfigError, DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+_ALWAYS_READ = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+_PLUGIN_SUFFIXES = {"AVIF": (".avif",), "HEIF": (".heic", ".heif")}
+IMAGE_SUFFIXES = _ALWAYS_READ + tuple(
+    suffix for name, suffixes in _PLUGIN_SUFFIXES.items() if name in FORMATS for suffix in suffixes
+)
+UNREAD_SUFFIXES = tuple(
+    suffix
+    for suffix in (
+        ".avif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw",
+        ".orf", ".rw2",
+    )
+    if suffix not in IMAGE_SUFFIXES
+)  # fmt: skip
+"""Photos of formats that are not read, to be named and not taken for missing."""
 SPLIT_NAMES = {
     "train": "train",
     "val": "val",
@@ -45,20 +61,28 @@ class Skips:
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}
 
-    def add(self, kind: str, name: str) -> None:
-        self._names.setdefault(kind, []).append(name if name.isprintable() else ascii(name))
+    def add(self, kind: str, name: str, *, each_name_once: bool = False) -> None:
+        names = self._names.setdefault(kind, [])
+        shown = name if name.isprintable() else ascii(name)
+        if not (each_name_once and shown in names[-1:]):
+            names.append(shown)
 
     def lines(self) -> tuple[str, ...]:
-        """One line a kind: what, how many, and the first three names."""
+        """One line per kind: what, how many, and the first three names."""
         return tuple(f"{kind}: {len(names):,} (first: {', '.join(names[:3])})" for kind, names in self._names.items())
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, root: Path | None = None) -> str:
     """The UTF-8 text of a file, without its byte order mark.
+
+    Args:
+        root: the data set's folder, out of which no link may lead; None for a file that a person named.
 
     Raises:
         DataError: the file cannot be read or is not UTF-8.
     """
+    if root is not None:
+        check_inside(path, os.path.realpath(root))
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -80,9 +104,9 @@ def decode(data: bytes, where: str) -> str:
         raise DataError(f"{where}:{line}: not UTF-8 text; save the file as UTF-8") from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a UTF-8 file that are not blank, trimmed, each after its `file:line`."""
-    return numbered_lines(read_text(path), str(path))
+def read_lines(path: Path, root: Path | None = None) -> Iterator[tuple[str, str]]:
+    """The lines of a UTF-8 file that are not blank, trimmed, each after its `file:line`; `root` as in `read_text`."""
+    return numbered_lines(read_text(path, root), str(path))
 
 
 def numbered_lines(text: str, where: str) -> Iterator[tuple[str, str]]:
@@ -107,16 +131,23 @@ def json_object(text: str, where: str) -> dict[str, Any]:
     return record
 
 
-def stated_captions(record: Mapping[str, Any], where: str) -> list[str]:
+def stated_captions(record: Mapping[str, Any], where: str, skips: Skips) -> list[str]:
     """The text `caption`, or else the list of texts `captions`, of an object.
+
+    What is no text, such as a number, null or NaN, is counted in `skips`.
 
     Raises:
         DataError: it has neither.
     """
     texts = [record["caption"]] if "caption" in record else record.get("captions")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if isinstance(texts, str):
+        texts = [texts]
+    if not isinstance(texts, list):
         raise DataError(f"{where}: needs a text caption or a list captions of texts")
-    return texts
+    for text in texts:
+        if not isinstance(text, str):
+            skips.add("captions that are no text", f"{where} ({json.dumps(text)[:40]})")
+    return [text for text in texts if isinstance(text, str)]
 
 
 def folder_names(folder: Path) -> list[str]:
@@ -160,14 +191,14 @@ def scan_files(root: Path, folder: str = "", suffixes: tuple[str, ...] = IMAGE_S
     try:
         while pending:
             current = pending.pop()
-            _check_link(root / current, inside)
+            check_inside(root / current, inside)
             with os.scandir(root / current) as entries:
                 for entry in entries:
                     path = f"{current}/{entry.name}".removeprefix("/")
                     if entry.name.startswith("."):
                         continue
                     if entry.is_symlink():
-                        _check_link(root / path, inside)
+                        check_inside(root / path, inside)
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(path)
                     elif entry.name.lower().endswith(suffixes) and entry.is_file():
@@ -180,14 +211,6 @@ def scan_files(root: Path, folder: str = "", suffixes: tuple[str, ...] = IMAGE_S
 
 def _unlistable(folder: str | Path, error: OSError) -> DataError:
     return DataError(f"{folder}: cannot be listed ({error.strerror}); check the path and its permissions")
-
-
-def _check_link(path: Path, inside: str) -> None:
-    if not Path(os.path.realpath(path)).is_relative_to(inside):
-        raise DataError(
-            f"{path}: a link that leads out of the data set's folder; "
-            f"copy what it points to into the folder, or remove the link"
-        )
 
 
 def check_encodable(text: str, where: str) -> None:
@@ -215,22 +238,47 @@ def relative_path(name: str, where: str) -> str:
     return path.as_posix()
 
 
-def group_captions(rows: Iterable[CaptionRow], *, images: Set[str], place: str, skips: Skips) -> dict[str, list[str]]:
+def group_captions(
+    rows: Iterable[CaptionRow],
+    *,
+    images: Set[str],
+    place: str,
+    skips: Skips,
+    names: PhotoNames | None = None,
+    unread: Set[str] = frozenset(),
+) -> dict[str, list[str]]:
     """The captions of each of `images` that has some, in the order of the rows, each trimmed to one line.
 
     Captions of other images, empty ones and repeated rows are counted in `skips`, and so are images that have
     no caption. `place` names where the images were looked for.
+
+    Args:
+        names: finds photos that are written a little differently; None knows exact names alone.
+        unread: photos of formats that are not read.
 
     Raises:
         DataError: a row's path is unsafe, or its caption is not Unicode text (a lone surrogate).
     """
     captions: dict[str, list[str]] = {}
     seen: set[tuple[str, str, str]] = set()
+    unreadable = PhotoNames(names.root if names else None, unread)
     for row in rows:
-        image = row.image if row.image in images else relative_path(row.image, row.where)
+        if row.image in images:
+            image = row.image
+        else:
+            found = names.find(row.image) if names else None
+            if found is not None and found != PurePosixPath(row.image).as_posix():
+                skips.add(
+                    "photos found under a slightly different name", f"{row.image} as {found}", each_name_once=True
+                )
+            image = found or _unknown_image(row, unreadable)
         caption = _SPACES.sub(" ", row.caption).strip()
         check_encodable(caption, row.where)
-        if image not in images:
+        if image in unread:
+            suffix = PurePosixPath(image).suffix
+            plugin = "; pip install 'dpce[heic]' to read it" if suffix in (".heic", ".heif") else ""
+            skips.add(f"captions of photos of the format {suffix}, which is not read{plugin}", image)
+        elif image not in images:
             skips.add(f"captions whose image is not in {place}", image)
         elif not caption:
             skips.add("empty captions", row.where)
@@ -242,6 +290,10 @@ def group_captions(rows: Iterable[CaptionRow], *, images: Set[str], place: str, 
     for image in sorted(images - captions.keys()):
         skips.add("images without a caption", image)
     return captions
+
+
+def _unknown_image(row: CaptionRow, unread: PhotoNames) -> str:
+    return unread.find(row.image) or relative_path(row.image, row.where)
 
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:

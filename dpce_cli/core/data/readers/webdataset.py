@@ -34,7 +34,7 @@ from dpce_cli.core.progress import Reporter
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _SAMPLE = re.compile(r"((?:.*/)?[^./]+)(\.[^/]*)", re.DOTALL)
-"""Path of a member: the key of its sample, and what it is of it."""
+"""Path of a member: the key of its sample up to the first dot, and what it is of it."""
 
 
 def read_webdataset(
@@ -42,9 +42,10 @@ def read_webdataset(
 ) -> CaptionedImages:
     """The images with captions in the tars in `root` and below, in their order; `image_id` is the path through the tar.
 
-    Members of a tar that follow each other and have the same path up to the first dot of the file name are a sample:
-    an image, and its captions in a `.json` object (caption, or a list captions) or, where that states none, in a
-    `.txt`, one a line. Other members are passed over. Each tar is read once, and nothing is unpacked.
+    Members of a tar that follow each other and have the same path up to the first dot of the file name are a sample (up
+    to the last dot, where no image ends at the first one). It is an image, and its captions in a `.json` object
+    (caption, or a list captions) or, where that states none, in a `.txt`, one per line. Other members are passed over.
+    Each tar is read once, and nothing is unpacked.
 
     A word of the tars' paths states their splits: `train-0001.tar`, `val/0001.tar` (dev, valid and validation mean
     val). If none states one, `val_fraction` and `test_fraction` of the images (rounded down) are drawn with `seed`.
@@ -109,7 +110,7 @@ def _read_shard(root: Path, shard: str, skips: Skips) -> Iterator[tuple[str, Ext
                 else:
                     path = f"{shard}/{PurePosixPath(photos[0].name)}"
                     extents[path] = extent(file, photos[0])
-                    captions = _captions(file, parts, root / shard)
+                    captions = _captions(file, parts, root / shard, skips)
                     rows += [CaptionRow(image=path, caption=caption, where=where) for where, caption in captions]
                 keys.add(key)
     except OSError as error:
@@ -134,14 +135,30 @@ def _files(file: BinaryIO, root: Path, shard: str, skips: Skips) -> Iterator[tup
 def _samples(files: Iterator[tuple[str, str, TarInfo]], skips: Skips) -> Iterator[tuple[str, dict[str, TarInfo]]]:
     """Keys, and what has them, by the end of the name."""
     for key, group in groupby(files, key=lambda file: file[0]):
-        parts = dict[str, TarInfo]()
-        for _, end, member in group:
-            if parts.setdefault(end, member) is not member:
-                skips.add("files that came before in their sample", member.name)
-        yield key, parts
+        members = [(end, member) for _, end, member in group]
+        further = [end for end, _ in members if end.endswith(IMAGE_SUFFIXES) and end not in IMAGE_SUFFIXES]
+        if further and len(further) == sum(end.endswith(IMAGE_SUFFIXES) for end, _ in members):
+            # No photo ends at the first dot: these are names such as "Screenshot at 10.30.1.jpg".
+            members.sort(key=lambda item: item[0].rpartition(".")[0])
+            by_name = groupby(members, key=lambda item: item[0].rpartition(".")[0])
+            for rest, parts in by_name:
+                named = ((f".{end.rpartition('.')[2]}", member) for end, member in parts)
+                yield f"{key}{rest}", _parts(named, skips)
+        else:
+            for end in further:
+                skips.add("images whose name to the first dot is another image's", f"{key}{end}")
+            yield key, _parts(iter(members), skips)
 
 
-def _captions(file: BinaryIO, parts: dict[str, TarInfo], shard: Path) -> Iterator[tuple[str, str]]:
+def _parts(members: Iterator[tuple[str, TarInfo]], skips: Skips) -> dict[str, TarInfo]:
+    parts = dict[str, TarInfo]()
+    for end, member in members:
+        if parts.setdefault(end, member) is not member:
+            skips.add("files that came before in their sample", member.name)
+    return parts
+
+
+def _captions(file: BinaryIO, parts: dict[str, TarInfo], shard: Path, skips: Skips) -> Iterator[tuple[str, str]]:
     """The captions of a sample, each after where it stands."""
 
     def text(member: TarInfo) -> tuple[str, str]:
@@ -154,5 +171,5 @@ def _captions(file: BinaryIO, parts: dict[str, TarInfo], shard: Path) -> Iterato
         record = json_object(content, where)
         stated = {key: record[key] for key in ("caption", "captions") if record.get(key) is not None}
         if stated:
-            return ((where, caption) for caption in stated_captions(stated, where))
+            return ((where, caption) for caption in stated_captions(stated, where, skips))
     return numbered_lines(*text(parts[".txt"])) if ".txt" in parts else iter(())

@@ -1,0 +1,70 @@
+"""Finding the photo that a captions file means: names are often written a little differently than they are on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Set
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+
+class PhotoNames:
+    """The photos below a root, by the names that captions files use for them.
+
+    Args:
+        root: absolute paths below it are understood; None understands none.
+        images: POSIX paths of the photos, relative to the root.
+    """
+
+    def __init__(self, root: Path | None, images: Set[str]) -> None:
+        self.root, self.images = root, images
+
+    def find(self, name: str) -> str | None:
+        """The one photo that `name` can mean, with another case, separator, extension or folder, or absolute.
+
+        None where there is no such photo, or more than one.
+        """
+        name = name.strip().replace("\\", "/")
+        if self.root is not None and os.path.isabs(name):
+            name = os.path.relpath(name, self.root)
+        name = PurePosixPath(name).as_posix()
+        if ".." in PurePosixPath(name).parts or os.path.isabs(name):
+            return None
+        if name in self.images:
+            return name
+        for forms, form in ((self._by_path, _path), (self._by_stem, _stem), (self._by_file, _file)):
+            found = forms.get(form(name), ())
+            if found:
+                return found[0] if len(found) == 1 else None
+        return None
+
+    @cached_property
+    def _by_path(self) -> dict[str, list[str]]:
+        return self._grouped(_path)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        return self._grouped(_stem)
+
+    @cached_property
+    def _by_file(self) -> dict[str, list[str]]:
+        return self._grouped(_file)
+
+    def _grouped(self, form: object) -> dict[str, list[str]]:
+        assert callable(form)
+        groups: dict[str, list[str]] = {}
+        for image in sorted(self.images):
+            groups.setdefault(form(image), []).append(image)
+        return groups
+
+
+def _path(name: str) -> str:
+    return name.casefold()
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix().casefold() if PurePosixPath(name).name else ""
+
+
+def _file(name: str) -> str:
+    return _stem(PurePosixPath(name).name)
