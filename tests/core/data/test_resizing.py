@@ -63,7 +63,8 @@ def test_photos_keep_their_shape_at_the_short_side_and_small_ones_are_copied(
     photos: CaptionedImages, tmp_path: Path, workers: int
 ) -> None:
     small = resize(photos, tmp_path / "images", workers=workers)
-    assert small == replace(photos, root=tmp_path / "images")
+    assert small == replace(photos, root=small.root, source=photos.root)
+    assert small.root.parent == tmp_path / "images"
     assert kinds(small) == {
         "wide.jpg": ((120, 40), "JPEG"),
         "sub/tall.png": ((40, 89), "PNG"),
@@ -90,22 +91,19 @@ def test_the_encoder_sees_the_same_of_a_resized_photo(
 
 
 def test_only_what_is_missing_or_older_than_its_photo_is_resized_again(photos: CaptionedImages, tmp_path: Path) -> None:
-    folder = tmp_path / "images"
-    resize(photos, folder)
+    folder = resize(photos, tmp_path).root
     for name in SIZES:
         (folder / name).write_text("kept")
         os.utime(photos.root / name, (1, 1))
     (folder / "wide.jpg").unlink()
     os.utime(photos.root / "square.gif")
     os.utime(folder / "square.gif", (2, 2))
-    resize(photos, folder)
+    assert resize(photos, tmp_path).root == folder
     kept = {name for name in SIZES if (folder / name).read_bytes() == b"kept"}
     assert kept == {"sub/tall.png", "small.jpeg"}
-    resize(photos, folder, "image.resize=50")
-    assert load_image(folder / "sub/tall.png").size == (50, 111)
-    (folder / "resized.json").write_text("{")
-    resize(photos, folder)
-    assert load_image(folder / "sub/tall.png").size == (40, 89)
+    larger = resize(photos, tmp_path, "image.resize=50").root
+    assert load_image(larger / "sub/tall.png").size == (50, 111)
+    assert (folder / "small.jpeg").read_bytes() == b"kept"
 
 
 def test_photos_in_shards_become_the_files_that_loose_photos_become(photos: CaptionedImages, tmp_path: Path) -> None:
@@ -158,7 +156,7 @@ def test_a_full_disk_is_an_error_that_leaves_no_half_written_photo(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", full)
-        with pytest.raises(WorkspaceError, match=r"images: cannot be written \(No space left on device\); free space"):
+        with pytest.raises(WorkspaceError, match=r"photos-\w+: cannot be written \(No space left on device\); free"):
             resize(photos, folder)
-    assert list((folder / "sub").iterdir()) == []
+    assert [list(path.iterdir()) for path in folder.glob("photos-*/sub")] == [[]]
     assert len(resize(photos, folder).images) == 4

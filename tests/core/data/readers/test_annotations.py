@@ -33,8 +33,8 @@ def test_a_large_file_takes_little_more_memory_than_its_text(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1,\n"b', r"a\.json:2: not whole JSON .*; mend the file or get it again"),
-        ("", r"a\.json:1: not whole JSON"),
+        ('{"a": 1,\n"b', r"a\.json:2: incomplete or damaged JSON .*; fix the file or download it again"),
+        ("", r"a\.json:1: incomplete or damaged JSON"),
         ("[" * 50_000, r"a\.json: not usable JSON"),
         ("9" * 10_000, r"a\.json: not usable JSON"),
         ("[" + "[]," * 60_000 + "{}]", r"a\.json: holds more than 60,000 lists and objects; restore"),

@@ -116,7 +116,7 @@ def test_images_in_no_split_of_a_file_are_left_out(tmp_path: Path) -> None:
         ('{"train": ["1"], "val": ["1"], "test": []}', r"mine\.json: '1' is in train and in val; choose one"),
         ('{"train": ["1"], "val": [2], "test": []}', r"mine\.json: 'val' holds something that is no text"),
         ('{"train": ["1"]}', r"mine\.json: needs a list 'val'"),
-        ("[", r"mine\.json:1: not whole JSON"),
+        ("[", r"mine\.json:1: incomplete or damaged JSON"),
         (None, r"mine\.json: cannot be read \(No such file"),
     ],
 )
@@ -210,7 +210,10 @@ def test_a_faulty_image_of_karpathys_file_is_named(tmp_path: Path, values: dict[
         ("[]", "needs a list 'images'"),
         ('{"dataset": "coco", "images": [3]}', r"images\[0\]: needs a text 'split'"),
         ('{"dataset": "coco", "images": []}', "no image with a caption is left to read"),
-        ('{"dataset": "coco",\n "images": [{"fil', r"dataset_coco\.json:2: not whole JSON .*; mend the file or get it"),
+        (
+            '{"dataset": "coco",\n "images": [{"fil',
+            r"dataset_coco\.json:2: incomplete or damaged JSON .*; fix the",
+        ),
         ("[" * 100_000, "not usable JSON"),
     ],
 )

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dpce_cli.core.data.readers.cuhk_pedes import read_cuhk_pedes
+from dpce_cli.core.data.readers.cuhk_pedes import read_cuhk_pedes, read_icfg_pedes, read_rstp_reid
+from dpce_cli.core.data.records import SPLITS, CaptionedImages
 from dpce_cli.core.errors import DataError
 from tests.layouts import make_cuhk_pedes, texts
 
@@ -79,5 +81,38 @@ def test_an_incomplete_folder_says_what_is_expected_what_is_there_and_where_to_g
 ) -> None:
     root = make_cuhk_pedes(tmp_path)
     (root / missing).rename(root / "zzz")
-    with pytest.raises(DataError, match=r"expected a folder imgs of photos, and reid_raw\.json; found .*zzz; .*e-mail"):
+    with pytest.raises(
+        DataError,
+        match=r"expected a folder imgs of photos, and reid_raw\.json or .*; found .*zzz; .*e-mail",
+    ):
         read_cuhk_pedes(root)
+
+
+def test_a_file_without_splits_has_persons_drawn_and_says_so(tmp_path: Path) -> None:
+    root = make_cuhk_pedes(tmp_path)
+    records = json.loads((root / "reid_raw.json").read_text())
+    for record in records:
+        del record["split"]
+    (root / "reid_raw.json").unlink()
+    (root / "caption_all.json").write_text(json.dumps(records))
+    data = read_cuhk_pedes(root, seed=3)
+    persons = {split: {image.identity for image in data.images if image.split == split} for split in SPLITS}
+    assert not persons["train"] & persons["val"] | persons["train"] & persons["test"] | persons["val"] & persons["test"]
+    assert any("caption_all.json does not state: persons are drawn with --seed" in line for line in data.skipped)
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "key"),
+    [(read_icfg_pedes, "ICFG-PEDES.json", "file_path"), (read_rstp_reid, "data_captions.json", "img_path")],
+)
+def test_other_pedestrians_are_read_in_their_own_form(
+    tmp_path: Path, read: Callable[[Path], CaptionedImages], name: str, key: str
+) -> None:
+    root = make_cuhk_pedes(tmp_path)
+    expected = read_cuhk_pedes(root)
+    records = json.loads((root / "reid_raw.json").read_text())
+    (root / name).write_text(json.dumps([{**record, key: record["file_path"]} for record in records]))
+    assert read(root).images == expected.images
+    (root / name).unlink()
+    with pytest.raises(DataError, match="its authors send it to researchers who ask"):
+        read(root)

@@ -5,9 +5,11 @@ from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from dpce_cli.core.data.readers.folder import read_folder
 from dpce_cli.core.data.records import CaptionedImages
@@ -126,11 +128,17 @@ def test_impossible_fractions_are_a_config_error(root: Path, val: float, test: f
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r":1: needs exactly one of image, file, filename, path; found \[\]"),
-        ("a.jpg,x\n", r":1: needs exactly one of .*; found \['a\.jpg', 'x'\]"),
-        ("image,path,caption\n", ":1: needs exactly one of"),
-        ("image,text\n", r":1: needs one column caption in its header; found \['image', 'text'\]"),
-        ("image,caption\na.jpg,x\na.jpg,hello, world\n", ":3: not as many cells .* contain commas"),
+        (
+            "",
+            r":1: needs exactly one column image or file .*; found \[\]; name .* with --image-column",
+        ),
+        ("a.jpg,x\n", r":1: needs exactly one column .*; found \['a\.jpg', 'x'\]"),
+        ("image,path,caption\n", ":1: needs exactly one column"),
+        (
+            "image,words\n",
+            r":1: needs exactly one column caption or .*; found \['image', 'words'\]; .*--caption-c",
+        ),
+        ("image,caption\na.jpg,x\na.jpg,hello, world\n", ":3: not as many cells .* contain ','"),
         ("image,caption\na.jpg\n", ":2: not as many cells"),
         ('image,caption\na.jpg,"open\n', ":2: not valid CSV .*; check the quotes"),
         ('image,caption\na.jpg,"x"y\n', ":2: not valid CSV"),
@@ -145,7 +153,7 @@ def test_impossible_fractions_are_a_config_error(root: Path, val: float, test: f
         ("image,caption\n../a.jpg,x\n", r":2: '\.\./a\.jpg' is not a path below"),
         ("image,caption\n/a.jpg,x\n", r":2: '/a\.jpg' is not a path below"),
         ("image,caption\n,x\n", ":2: '' is not a path below"),
-        ("image,caption\nb.jpg,x\n", r"no image with a caption is left to read \(captions whose image"),
+        ("image,caption\nzebra.jpg,x\n", r"no image with a caption is left to read \(captions whose image"),
     ],
 )
 def test_a_bad_csv_is_a_data_error_with_its_line(root: Path, text: str, message: str) -> None:
@@ -165,13 +173,11 @@ GOOD = '{"image": "a.jpg", "caption": "x"}\n'
         (GOOD + "[" * 100_000, ":2: not valid JSON"),
         (GOOD + "9" * 10_000, ":2: not valid JSON"),
         ('["a.jpg", "x"]', ":1: not an object"),
-        ('{"caption": "x"}', ":1: needs exactly one of image, file"),
-        ('{"image": "a.jpg", "path": "a.jpg", "caption": "x"}', ":1: needs exactly one of"),
-        ('{"image": "a.jpg"}', ":1: needs a text caption or a list captions"),
+        ('{"caption": "x"}', ":1: needs exactly one column image or file"),
+        ('{"image": "a.jpg", "path": "a.jpg", "caption": "x"}', ":1: needs exactly one column"),
+        ('{"image": "a.jpg"}', ":1: needs exactly one column caption or text"),
         ('{"image": 3, "caption": "x"}', ":1: needs a text for the image"),
-        ('{"image": "a.jpg", "caption": null}', ":1: needs a text"),
-        ('{"image": "a.jpg", "captions": "x"}', ":1: needs a text"),
-        ('{"image": "a.jpg", "captions": ["x", 2]}', ":1: needs a text"),
+        ('{"image": "a.jpg", "captions": {"x": 1}}', ":1: needs a text"),
         ('{"image": "a.jpg", "caption": "\\ud800"}', ":1: .* is not Unicode text"),
         ('{"image": "a.jpg", "caption": "x", "split": 1}', ":1: unknown split 1"),
         (
@@ -203,7 +209,7 @@ def test_two_captions_files_are_ambiguous(root: Path) -> None:
 def test_a_captions_file_that_is_missing_or_of_another_kind_is_a_data_error(root: Path) -> None:
     with pytest.raises(DataError, match=r"no\.csv: cannot be read \(No such file"):
         read(root, captions=root / "no.csv")
-    with pytest.raises(DataError, match=r"captions\.xlsx: captions are read from a \.csv or \.jsonl file"):
+    with pytest.raises(DataError, match=r"captions\.xlsx: captions are read from \.csv, \.tsv, \.jsonl and"):
         read(root, captions=root / "captions.xlsx")
 
 
@@ -254,3 +260,72 @@ def test_whatever_json_a_line_holds_nothing_but_a_data_error_arises(value: objec
         except DataError:
             return
         assert list(captions_of(data)) == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("captions.tsv", "file_name\ttext\nA.JPG\ta dog, brown\n"),
+        ("captions.csv", "image;caption\na.jpg;a dog, brown\n"),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "text": "a dog, brown"}\n'),
+        ("metadata.csv", 'file_name,text\na,"a dog, brown"\n'),
+        ("captions.txt", 'image,caption\na.jpg,"a dog, brown"\n'),
+        ("captions.jsonl", '{"image": ".\\\\a.jpg", "captions": "a dog, brown"}\n'),
+    ],
+)
+def test_the_tables_that_people_have_are_read(root: Path, name: str, text: str) -> None:
+    (root / name).write_text(text)
+    data = read(root, val=0, test=0)
+    assert [(image.path, image.captions) for image in data.images] == [("a.jpg", ("a dog, brown",))]
+
+
+def test_parquet_is_read_and_what_is_no_text_is_counted(root: Path) -> None:
+    table = pa.table({"file_name": ["a.jpg", "a.jpg", "a.jpg"], "text": ["a dog", None, "a brown dog"]})
+    parquet.write_table(table, root / "metadata.parquet")
+    data = read(root, val=0, test=0)
+    assert data.images[0].captions == ("a dog", "a brown dog")
+    assert any(line.startswith("captions that are no text: 1 (first: ") for line in data.skipped)
+    (root / "metadata.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(DataError, match=r"metadata\.parquet: cannot be read as Parquet"):
+        read(root)
+
+
+def test_captions_that_are_no_text_are_counted_and_the_rest_is_read(root: Path) -> None:
+    lines = ['{"image": "a.jpg", "caption": NaN}', '{"image": "a.jpg", "captions": ["a dog", 3, null]}']
+    (root / "captions.jsonl").write_text("\n".join(lines))
+    data = read(root, val=0, test=0)
+    assert data.images[0].captions == ("a dog",)
+    assert any(line.startswith("captions that are no text: 3 (first: ") for line in data.skipped)
+
+
+def test_columns_of_other_names_are_named_by_the_person(root: Path) -> None:
+    (root / "captions.csv").write_text("Photo,Was man sieht,text\na.jpg,ein Hund,x\n")
+    data = read_folder(
+        root,
+        captions=None,
+        val_fraction=0,
+        test_fraction=0,
+        seed=0,
+        image_column="photo",
+        caption_column="was man sieht",
+    )
+    assert data.images[0].captions == ("ein Hund",)
+
+
+def test_a_photo_of_a_format_that_is_not_read_is_told_from_a_missing_one(root: Path) -> None:
+    (root / "raw.cr2").write_bytes(b"")
+    (root / "captions.csv").write_text("image,caption\na.jpg,a dog\nraw.cr2,a cat\ngone.jpg,a cow\n")
+    skipped = read(root, val=0, test=0).skipped
+    assert "captions of photos of the format .cr2, which is not read: 1 (first: raw.cr2)" in skipped
+    assert f"captions whose image is not in {root}: 1 (first: gone.jpg)" in skipped
+
+
+def test_tables_that_are_not_read_are_named(root: Path) -> None:
+    (root / "captions.csv").write_text("image,caption\na.jpg,a dog\n")
+    (root / "more.csv").write_text("x")
+    assert "tables that are not read (name one with --captions): 1 (first: more.csv)" in read(root).skipped
+    (root / "metadata.jsonl").write_text("")
+    with pytest.raises(
+        DataError, match=r"holds captions\.csv and metadata\.jsonl; name the one to read with --captions"
+    ):
+        read(root)
