@@ -12,6 +12,7 @@ from dpce_cli.core.progress import Reporter
 from dpce_cli.core.scenes.dataset import build_scenes
 from dpce_cli.core.workspace.features import load_feature_store
 from tests.command_line import TINY, Outcome, dpce, succeed
+from tests.core.tiny import dataset_file
 from tests.layouts import lay_out_scenes, make_coco, make_flickr30k
 
 COUNTS = {"train": 12, "val": 6, "test": 6}
@@ -69,9 +70,10 @@ def test_drawn_splits_are_written_and_taken_again(tmp_path: Path) -> None:
     assert json.loads(written.read_text())["test"] == ["8.jpg", "9.jpg"]
     again = prepare(root, tmp_path / "again", "flickr30k", "--splits", str(written))
     assert again.stdout.splitlines()[1:] == first.stdout.splitlines()[1:]
-    assert (tmp_path / "again" / "flickr30k" / "images.jsonl").read_bytes() == (
-        workspace / "flickr30k" / "images.jsonl"
-    ).read_bytes()
+    assert (
+        dataset_file(tmp_path / "again" / "flickr30k", "images.jsonl").read_bytes()
+        == dataset_file(workspace / "flickr30k", "images.jsonl").read_bytes()
+    )
 
 
 @pytest.mark.parametrize("arguments", [("--splits", "paper"), ("--splits", "nowhere.json")])

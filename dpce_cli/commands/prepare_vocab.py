@@ -159,7 +159,8 @@ def prepare_vocab(
         "val_fraction": val_fraction, "test_fraction": test_fraction, "train_images": train_images,
         "test_images": test_images, "seed": config.seed, "reporter": reporter,
     }  # fmt: skip
-    chosen = check_name(name or (root.resolve().name if source.named_by_folder else dataset.value))
+    default = root.resolve().name if source.named_by_folder else dataset.value
+    chosen = check_name(default if name is None else name)
     captioned = replace(source.read(root, values), name=chosen)
     if note := place.note_of_replacement(captioned, is_named=name is not None):
         reporter.note(note)

@@ -7,6 +7,7 @@ import pytest
 
 from dpce_cli.core.text.word_vectors import load_word_vectors
 from tests.command_line import dpce, succeed
+from tests.core.tiny import dataset_file
 
 
 def _vectors(path: Path, *words: str) -> Path:
@@ -15,7 +16,7 @@ def _vectors(path: Path, *words: str) -> Path:
 
 
 def _words(workspace: Path) -> list[str]:
-    words: list[str] = json.loads((workspace / "scenes" / "vocabulary.json").read_text())["words"]
+    words: list[str] = json.loads(dataset_file(workspace / "scenes", "vocabulary.json").read_text())["words"]
     return words
 
 

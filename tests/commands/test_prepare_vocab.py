@@ -3,12 +3,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.command_line import SCENES, TINY, dpce, succeed
+from tests.core.tiny import dataset_file
 
 
 def _folder(root: Path, captions: str | bytes) -> Path:
@@ -24,7 +27,7 @@ def test_scenes_are_drawn_tokenized_and_made_the_current_data_set(tmp_path: Path
 
     title, header, *rows = outcome.stdout.splitlines()
     about = json.loads((tmp_path / "scenes" / "dataset.json").read_text())
-    words = json.loads((tmp_path / "scenes" / "vocabulary.json").read_text())["words"]
+    words = json.loads(dataset_file(tmp_path / "scenes", "vocabulary.json").read_text())["words"]
     assert title == f"scenes: {len(words)} words, preset scenes, in {tmp_path / 'scenes'}"
     assert header.split() == ["split", "images", "captions", "over", "32", "words", "unknown", "words"]
     assert [row.split()[:4] for row in rows] == [
@@ -43,7 +46,7 @@ def test_the_seed_decides_the_scenes(tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         succeed(*SCENES, "--seed", seed, workspace=tmp_path / name)
 
-    a, b, c = ((tmp_path / name / "scenes" / "images.jsonl").read_bytes() for name in "abc")
+    a, b, c = (dataset_file(tmp_path / name / "scenes", "images.jsonl").read_bytes() for name in "abc")
     assert a == b != c
 
 
@@ -104,7 +107,7 @@ def test_another_layout_than_flickr8k_is_described(tmp_path: Path) -> None:
     ("captions", "expected"),
     [
         (b"image,caption\na.png,a dog\nb.png,caf\xe9\n", "captions.csv:3: not UTF-8 text; save the file as UTF-8"),
-        (b"image,text\na.png,a dog\n", "captions.csv:1: needs one column caption"),
+        (b"image,words\na.png,a dog\n", "captions.csv:1: needs exactly one column caption"),
         (b"image,caption\n../a.png,a dog\n", "captions.csv:2: '../a.png' is not a path below the data set's folder"),
         (b"image,caption\n", "no image with a caption is left to read"),
         (b"image,caption,split\na.png,a dog,val\n", "no image is in the train split"),
@@ -154,12 +157,12 @@ def test_a_path_below_a_file_cannot_be_a_workspace(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("written", ["000003.png", "images.jsonl", "vocabulary.json", "dataset.json", "current"])
+@pytest.mark.parametrize("written", ["000003.png", "images-", "vocabulary-", "dataset.json", "current"])
 def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
     replace = os.replace
 
     def full(source: Path, target: Path) -> None:
-        if target.name == written:
+        if target.name.startswith(written):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(source, target)
 
@@ -167,17 +170,22 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: py
         patched.setattr(os, "replace", full)
         outcome = dpce(*SCENES, workspace=tmp_path)
 
-    assert f"{written}: cannot be written (No space left on device); free space" in outcome.error
-    assert [path for path in tmp_path.rglob("*") if path.name in (written, "current") or path.suffix == ".tmp"] == []
+    assert re.search(rf"{written}[^ ]*: cannot be written \(No space left on device\); free space", outcome.error)
+    assert [
+        path for path in tmp_path.rglob("*") if path.name.startswith((written, "current")) or path.suffix == ".tmp"
+    ] == []
     assert "no data set is prepared here" in dpce("build-word2vec", workspace=tmp_path).error
     succeed(*SCENES, workspace=tmp_path)
 
 
-def test_a_data_set_that_could_not_be_replaced_whole_is_not_used(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("written", ["images-", "vocabulary-", "dataset.json"])
+def test_a_data_set_that_could_not_be_replaced_whole_stays_as_it_was(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
+    before = Workspace(workspace).load_dataset()
+
     def full(source: Path, target: Path) -> None:
-        if target.name == "dataset.json":
+        if target.name.startswith(written):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.rename(source, target)
 
@@ -185,5 +193,49 @@ def test_a_data_set_that_could_not_be_replaced_whole_is_not_used(
         patched.setattr(os, "replace", full)
         assert "No space left" in dpce(*SCENES, "--seed", "7", workspace=workspace).error
 
-    error = dpce("build-word2vec", workspace=workspace).error
-    assert "dataset.json, vocabulary.json and images.jsonl do not belong together" in error
+    assert Workspace(workspace).load_dataset() == before
+    succeed("build-word2vec", "--train", workspace=workspace)
+
+
+def test_what_is_replaced_leaves_no_file_behind(workspace: Path) -> None:
+    succeed(*SCENES, "--seed", "7", workspace=workspace)
+    names = [path.name for path in (workspace / "scenes").iterdir()]
+    assert sum(name.startswith(("images-", "vocabulary-")) for name in names) == 2
+
+
+def test_another_folder_of_the_same_name_is_not_replaced_silently(tmp_path: Path) -> None:
+    for parent in ("one", "two"):
+        (tmp_path / parent / "photos").mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / parent / "photos" / "a.png")
+        (tmp_path / parent / "photos" / "a.txt").write_text(f"a dog of {parent}")
+    folder, workspace = (
+        ("prepare-vocab", "folder", "--val-fraction", "0", *TINY, "--set", "text.min_count=1"),
+        tmp_path / "w",
+    )
+    succeed(*folder, "--root", tmp_path / "one" / "photos", workspace=workspace)
+    error = dpce(*folder, "--root", tmp_path / "two" / "photos", workspace=workspace).error
+    assert f"data set 'photos' of {tmp_path}/one/photos is prepared here already; choose another --name" in error
+    succeed(*folder, "--root", tmp_path / "two" / "photos", "--name", "second", workspace=workspace)
+    replaced = succeed(*folder, "--root", tmp_path / "two" / "photos", "--name", "photos", workspace=workspace)
+    assert f"data set 'photos' was prepared from {tmp_path}/one/photos, and is now from" in replaced.stderr
+    assert (workspace / "current").read_text() == "photos\n"
+    for name in ("../x", "galleries", "a/b", "", "."):
+        assert (
+            "--name" in dpce(*folder, "--root", tmp_path / "one" / "photos", "--name", name, workspace=workspace).error
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("coco", "--captions", "x.csv"), "--captions"),
+        (("scenes", "--splits", "paper"), "--splits"),
+        (("flickr30k", "--val-fraction", "0.2"), "--val-fraction"),
+        (("webdataset", "--caption-column", "x"), "--caption-column"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(tmp_path: Path, arguments: tuple[str, ...], option: str) -> None:
+    outcome = dpce("prepare-vocab", *arguments, "--root", tmp_path, workspace=tmp_path)
+    assert outcome.code == 2
+    assert f"{option}" in outcome.stderr
+    assert "does not apply" in outcome.stderr

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.command_line import SCENES, TINY, dpce, succeed
+from tests.core.tiny import dataset_file
 
 NEEDING_DATA = [
     ("build-word2vec",),
@@ -49,7 +51,7 @@ def test_a_path_below_a_file_is_no_workspace(tmp_path: Path, arguments: tuple[st
 @pytest.mark.parametrize("name", ["dataset.json", "vocabulary.json", "images.jsonl"])
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff\n"])
 def test_a_damaged_data_set_is_to_be_prepared_again(workspace: Path, name: str, content: bytes | None) -> None:
-    path = workspace / "scenes" / name
+    path = dataset_file(workspace / "scenes", name)
     path.unlink()
     if content is not None:
         path.write_bytes(content)
@@ -117,11 +119,23 @@ def test_a_model_of_another_vocabulary_is_refused(workspace: Path, setting: tupl
     succeed("train-stage1", "--fresh", *QUICK, workspace=workspace)
 
 
-def test_a_model_of_other_photos_is_refused(workspace: Path) -> None:
-    succeed(*SCENES, "--test-images", "5", workspace=workspace)
+def test_a_model_of_other_training_photos_is_refused(workspace: Path) -> None:
+    succeed(*SCENES, "--train-images", "11", workspace=workspace)
 
     error = dpce("extract-features", *QUICK, workspace=workspace).error
-    assert "was trained when data set 'scenes' held other images or captions" in error
+    assert re.search("was trained (when data set 'scenes' had other training photos|with another vocabulary)", error)
+
+
+@pytest.mark.parametrize("arguments", USING_FEATURES)
+def test_embeddings_of_another_preparation_are_refused_and_the_model_stays(
+    workspace: Path, arguments: tuple[str, ...]
+) -> None:
+    succeed(*SCENES, "--test-images", "5", workspace=workspace)
+
+    error = dpce(*arguments, workspace=workspace).error
+    assert "its embeddings were made from other photos or captions than data set 'scenes' has now" in error
+    succeed("extract-features", *QUICK, workspace=workspace)
+    succeed(*arguments, workspace=workspace)
 
 
 @pytest.mark.parametrize("arguments", USING_FEATURES)

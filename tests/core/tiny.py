@@ -56,6 +56,15 @@ BY_HEART = [
 """Settings that overfit."""
 
 
+def dataset_file(folder: Path, name: str) -> Path:
+    """The one file of a prepared data set that is called `name` but for a hash, as `images.jsonl`."""
+    if name == "dataset.json":
+        return folder / name
+    stem, _, suffix = name.partition(".")
+    (path,) = folder.glob(f"{stem}-*.{suffix}")
+    return path
+
+
 class TinyCNN(nn.Module):
     """Stands in for a ResNet where a test is not about its size."""
 

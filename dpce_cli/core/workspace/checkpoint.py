@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.errors import CheckpointError, WorkspaceError
+from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.storage.files import replacing
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.workspace.workspace import PreparedDataset
@@ -84,25 +87,93 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path, *, remedy: str) -> Checkpoint:
     """Read a checkpoint; tensors stay on disk until they are used.
 
+    The first time, and whenever the file has changed, all of it is read and checked against its checksums: CRC-32 of
+    each part, and SHA-256 of the weights. Then a small file beside it remembers its size and modification time.
+
     Args:
         remedy: the command that makes it.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or written by another version.
+        CheckpointError: the file is missing, damaged, written by another version, or no checkpoint of this project.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint; run '{remedy}' first")
+    try:
+        path.stat()
+    except OSError as error:
+        raise CheckpointError(f"{path}: there is no such checkpoint; run '{remedy}' first") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         format_ = content.pop("format")
         if format_ == FORMAT:
             content["config"] = Config.from_dict(content["config"], str(path))
             content["vocabulary"] = Vocabulary.from_json(content["vocabulary"], str(path))
-            return Checkpoint(**content)
+            checkpoint = Checkpoint(**content)
+            _check_fields(checkpoint)
+            _check_weights(checkpoint)
+            _check_intact(path, checkpoint)
+            return checkpoint
     except Exception as error:  # torch raises many types for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}); run '{remedy}' again") from error
-    raise CheckpointError(f"{path}: has format {format_}, this dpce reads {FORMAT}; run '{remedy}' again")
+    raise CheckpointError(f"{path}: has format {format_}, this dpce reads {FORMAT}; run '{remedy} --fresh'")
+
+
+def _check_fields(checkpoint: Checkpoint) -> None:
+    """Raise `ValueError` where a field is not what it should be."""
+    kinds = {"int": int, "str": str, "Config": Config, "Vocabulary": Vocabulary}
+    for declared in fields(checkpoint):
+        value, expected = getattr(checkpoint, declared.name), kinds.get(str(declared.type), dict)
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise ValueError(f"{declared.name} is {type(value).__name__}, expected {expected.__name__}")
+    at_least = {"step": 0, "steps_per_epoch": 0, "instances": 1, "word_dim": 1}
+    wrong = [name for name, least in at_least.items() if not least <= getattr(checkpoint, name) < 2**48]
+    if checkpoint.stage not in (1, 2):
+        wrong.append("stage")
+    if not all(type(value) in (int, float) for value in checkpoint.best.values()):
+        wrong.append("best")
+    if not all(isinstance(value, Tensor) and value.numel() == 1 for value in checkpoint.unlogged.values()):
+        wrong.append("unlogged")
+    if wrong:
+        raise ValueError(f"{wrong[0]} cannot be {getattr(checkpoint, wrong[0])!r}"[:200])
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    """Raise `ValueError` where the weights are not those of the configured model."""
+    with torch.device("meta"):
+        expected = DualEncoder(
+            checkpoint.config,
+            vocabulary_size=len(checkpoint.vocabulary),
+            word_dim=checkpoint.word_dim,
+            instances=checkpoint.instances,
+        ).state_dict()
+    if differing := sorted(map(str, expected.keys() ^ checkpoint.model.keys())):
+        raise ValueError(f"{len(differing)} tensors are missing or foreign, the first is {differing[0]}")
+    for name, empty in expected.items():
+        value = checkpoint.model[name]
+        if not isinstance(value, Tensor) or (value.shape, value.dtype) != (empty.shape, empty.dtype):
+            raise ValueError(f"{name} is not a tensor of {empty.dtype} {tuple(empty.shape)}")
+
+
+def _check_intact(path: Path, checkpoint: Checkpoint) -> None:
+    """Raise `ValueError` where the file is not as it was written, or holds numbers that are not finite."""
+    status = path.stat()
+    stamp = f"{status.st_size} {status.st_mtime_ns} {checkpoint.fingerprint}"
+    remembered = path.with_name(f".{path.name}.checked")
+    with suppress(OSError, UnicodeDecodeError):
+        if remembered.read_text(encoding="utf-8") == stamp:
+            return
+    with zipfile.ZipFile(path) as file:
+        if (damaged := file.testzip()) is not None:
+            raise ValueError(f"its part {damaged} is damaged")
+    if fingerprint(checkpoint.model) != checkpoint.fingerprint:
+        raise ValueError("its weights are not those that were saved")
+    for name, value in checkpoint.model.items():
+        if value.is_floating_point() and not bool(value.sum().isfinite()):
+            raise ValueError(f"{name} holds numbers that are not finite")
+    with (
+        suppress(WorkspaceError),
+        replacing(remembered) as temporary,
+    ):  # a folder that cannot be written is checked anew
+        temporary.write_text(stamp, encoding="utf-8")
 
 
 def check_belongs(checkpoint: Checkpoint, dataset: PreparedDataset, path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import Config
+from dpce_cli.core.data.contents import photos_digest
 from dpce_cli.core.data.images import load_image
 from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.errors import CheckpointError, DataError, WorkspaceError
@@ -158,8 +159,8 @@ def test_the_store_says_what_it_was_made_from(many: Workspace) -> None:
         "split": "val",
         "stage": 1,
         "checkpoint": model.fingerprint,
-        "dataset": dataset.fingerprint,
-        "root": str(dataset.root),
+        "made_from": dataset.split_fingerprints["val"],
+        "photos": photos_digest(dataset.root, dataset.split("val")),
         "config": model.config.to_dict(),
     }
     assert Config.from_dict(meta["config"], "") == model.config
@@ -281,9 +282,9 @@ def test_a_stage2_model_stands_alone_but_not_beside_another_stage1_model(many: W
 
 
 def test_a_model_of_another_data_set_is_refused_only_where_that_matters(many: Workspace) -> None:
-    changed = replace(many.load_dataset(), fingerprint="another")
+    changed = replace(many.load_dataset(), training_fingerprint="another")
 
-    with pytest.raises(CheckpointError, match="held other images or captions"):
+    with pytest.raises(CheckpointError, match="had other training photos or captions"):
         load_best(many, changed, None)
     assert load_best(many, None, None).stage == 1
 

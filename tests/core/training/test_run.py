@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
             train(broken, 1, config, fresh=True)
     message = str(caught.value)
     assert f"stage 1, step {STEPS + 1}: the loss is nan (image_loss nan, text_loss " in message
-    assert re.search(r"\), for the photos train/\d+, train/\d+, train/\d+, train/\d+; the last good", message)
+    assert re.search(r"\), for the photos train/\d+, train/\d+, train/\d+, train/\d+\. Run again with", message)
     assert f"the last good state, {broken.stage_folder(1) / 'last.pt'}" in message
     assert "--set stage1.learning_rate=0.0003" in message
     assert checkpoint(broken, 1, "last").step == STEPS

@@ -40,7 +40,7 @@ def made(workspace: Workspace, weights: Path) -> Checkpoint:
         word_vectors=words.source,
         instances=12,
         dataset=dataset.name,
-        dataset_fingerprint=dataset.fingerprint,
+        dataset_fingerprint=dataset.training_fingerprint,
         parent="",
         prepared_vocabulary=dataset.vocabulary.fingerprint,
         step=7,
@@ -68,7 +68,7 @@ def test_a_checkpoint_is_read_as_it_was_saved(made: Checkpoint, path: Path) -> N
     assert read.unlogged == made.unlogged
     assert read.optimizer["param_groups"] == made.optimizer["param_groups"]
     assert torch.equal(read.optimizer["state"][0]["exp_avg"], made.optimizer["state"][0]["exp_avg"])
-    assert os.listdir(path.parent) == ["best.pt"]
+    assert sorted(os.listdir(path.parent)) == [".best.pt.checked", "best.pt"]
 
 
 def test_the_fingerprint_depends_on_every_name_and_value() -> None:
@@ -134,10 +134,10 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(path: Path, tmp_path: Path,
     assert (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("content", [{"format": 2}, {"format": "1"}, {"format": None}])
+@pytest.mark.parametrize("content", [{"format": 1}, {"format": "2"}, {"format": None}])
 def test_another_format_is_named(path: Path, content: dict[str, Any]) -> None:
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=rf"has format {content['format']}, this dpce reads 1; run 'dpce train"):
+    with pytest.raises(CheckpointError, match=rf"has format {content['format']}, this dpce reads 2; run 'dpce train"):
         load_checkpoint(path, remedy=REMEDY)
 
 
@@ -152,7 +152,7 @@ def test_a_checkpoint_without_a_part_is_refused_by_its_name(path: Path, key: str
         load_checkpoint(path, remedy=REMEDY)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"format": 1, "surplus": 3}, torch.zeros(3)])
+@pytest.mark.parametrize("content", [[1, 2], {}, {"format": 2, "surplus": 3}, torch.zeros(3)])
 def test_a_file_of_other_content_is_refused(path: Path, content: Any) -> None:
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
@@ -180,7 +180,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
         save_checkpoint(path, replace(made, step=8))
     assert "second line" not in str(caught.value)
     assert path.read_bytes() == before
-    assert os.listdir(path.parent) == ["best.pt"]
+    assert sorted(os.listdir(path.parent)) == [".best.pt.checked", "best.pt"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -207,8 +207,10 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(made: Checkpoint, workspa
 
 
 def test_a_checkpoint_of_other_images_is_refused(made: Checkpoint, workspace: Workspace) -> None:
-    other = replace(workspace.load_dataset(), fingerprint="other")
-    with pytest.raises(CheckpointError, match=r"best\.pt: .*other images or captions; run 'dpce train-stage1 --fresh'"):
+    other = replace(workspace.load_dataset(), training_fingerprint="other")
+    with pytest.raises(
+        CheckpointError, match=r"best\.pt: .*other training photos or captions; run 'dpce train-stage1 --fresh'"
+    ):
         check_belongs(made, other, Path("best.pt"))
 
 
