@@ -9,7 +9,7 @@ import io
 import re
 import shlex
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -18,6 +18,7 @@ import typer.main
 
 from dpce_cli.app import app, main
 from dpce_cli.core.models import image_encoder
+from dpce_cli.core.workspace.checkpoint import Checkpoint, load_checkpoint
 from tests.core.tiny import TinyCNN
 
 SETTINGS = (
@@ -81,6 +82,12 @@ def succeed(*arguments: str | Path, workspace: Path | None = None) -> Outcome:
     return outcome
 
 
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint that `dpce` here left."""
+    with _tiny_resnet18():
+        return load_checkpoint(path, remedy="dpce train-stage1")
+
+
 def check_arguments(line: str) -> None:
     """Parse what follows `dpce` on a command line, and run nothing."""
     name, *arguments = shlex.split(line)
@@ -90,8 +97,12 @@ def check_arguments(line: str) -> None:
 
 def _main_on_tiny_cnn() -> None:
     """`dpce` with `TinyCNN` in the place of ResNet-18."""
-    with patch.dict(image_encoder._BACKBONES, {"resnet18": (TinyCNN, None, 32)}):
+    with _tiny_resnet18():
         main()
+
+
+def _tiny_resnet18() -> AbstractContextManager[object]:
+    return patch.dict(image_encoder._BACKBONES, {"resnet18": (TinyCNN, None, 32)})
 
 
 if __name__ == "__main__":

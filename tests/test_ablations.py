@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dpce_cli.core.workspace.checkpoint import Checkpoint, load_checkpoint
-from tests.command_line import SCENES, succeed
+from dpce_cli.core.workspace.checkpoint import Checkpoint
+from tests.command_line import SCENES, read_checkpoint, succeed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,7 +59,7 @@ def test_every_ablation_is_trained_and_stands_beside_the_papers_figures(tmp_path
     assert (workspace / "ablations" / "table.md").read_text(encoding="utf-8") == run.stdout
 
     def best(name: str, stage: int) -> Checkpoint:
-        return load_checkpoint(workspace / "ablations" / name / "scenes" / f"stage{stage}" / "best.pt", remedy="")
+        return read_checkpoint(workspace / "ablations" / name / "scenes" / f"stage{stage}" / "best.pt")
 
     first = best("stage1", 1)
     for name, weights in (("both", (4, 1, 1)), ("instance", (0, 1, 1)), ("ranking", (4, 0, 0))):

@@ -69,7 +69,7 @@ def test_unreadable_photos_are_named_and_the_others_used(root: Path, tmp_path: P
     assert _named(trained, root, "train") <= set(UNREADABLE)
     assert "no validation split: the last epoch's model counts as the best" in trained.stderr
 
-    features = workspace / "folder" / "features" / "test.h5"
+    features = workspace / root.name / "features" / "test.h5"
     extracted = succeed("extract-features", "--workers", "2", workspace=workspace)
     assert _named(extracted, root, "test") == set(UNREADABLE)
     assert extracted.warnings[-1] == (
@@ -174,4 +174,4 @@ def test_a_split_of_which_no_photo_can_be_read_is_refused(root: Path, tmp_path: 
 
     error = dpce("extract-features", "--workers", "0", workspace=workspace).error
     assert f"{root}: none of the 11 test photos can be read; put them there and run again" in error
-    assert not (workspace / "folder" / "features" / "test.h5").exists()
+    assert not (workspace / root.name / "features" / "test.h5").exists()

@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from dpce_cli.core.processes import environment
-from dpce_cli.core.workspace.checkpoint import load_checkpoint
-from tests.command_line import SCENES, dpce, succeed
+from tests.command_line import SCENES, dpce, read_checkpoint, succeed
 
 ROOT = Path(__file__).parents[1]
 DPCE = ("-m", "tests.command_line")
@@ -62,7 +61,7 @@ def read_until(process: subprocess.Popen[str], part: str) -> str:
 
 
 def step(workspace: Path) -> int:
-    return load_checkpoint(workspace / "scenes" / "stage1" / "last.pt", remedy="train").step
+    return read_checkpoint(workspace / "scenes" / "stage1" / "last.pt").step
 
 
 @pytest.mark.slow

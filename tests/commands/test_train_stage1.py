@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from dpce_cli.core.workspace.checkpoint import Checkpoint, load_checkpoint
-from tests.command_line import SCENES, Outcome, dpce, succeed
+from dpce_cli.core.workspace.checkpoint import Checkpoint
+from tests.command_line import SCENES, Outcome, dpce, read_checkpoint, succeed
 from tests.core.tiny import TinyCNN, save_weights
 
 LOG_LINE = re.compile(r"stage 1 epoch (\d+)/(\d+) \| step (\d+)/(\d+) \| loss \d+\.\d{3} \| .* \| img/s \d+ \| eta \w+")
@@ -25,7 +25,7 @@ def _train(workspace: Path, *arguments: str) -> Outcome:
 
 
 def _checkpoint(workspace: Path, name: str = "best") -> Checkpoint:
-    return load_checkpoint(workspace / "scenes" / "stage1" / f"{name}.pt", remedy="dpce train-stage1")
+    return read_checkpoint(workspace / "scenes" / "stage1" / f"{name}.pt")
 
 
 def _records(workspace: Path) -> list[dict[str, Any]]:

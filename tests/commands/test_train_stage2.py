@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dpce_cli.core.workspace.checkpoint import load_checkpoint
-from tests.command_line import Outcome, dpce, succeed
+from tests.command_line import Outcome, dpce, read_checkpoint, succeed
 
 
 def _train(workspace: Path, *arguments: str) -> Outcome:
@@ -29,8 +28,8 @@ def test_stage2_begins_from_stage1s_best_model(stage1_only: Path) -> None:
     assert re.fullmatch(rf"best model: {folder}/best\.pt \(validation RSUM \d+\.\d in epoch 1\)", best)
     assert [curves, then] == [f"curves: {folder}/curves.png", "next: dpce extract-features"]
     assert "| ranking loss " in outcome.stderr
-    first = load_checkpoint(stage1_only / "scenes" / "stage1" / "best.pt", remedy="")
-    second = load_checkpoint(folder / "best.pt", remedy="")
+    first = read_checkpoint(stage1_only / "scenes" / "stage1" / "best.pt")
+    second = read_checkpoint(folder / "best.pt")
     assert (second.stage, second.parent) == (2, first.fingerprint)
     assert second.fingerprint != first.fingerprint
 
@@ -40,7 +39,7 @@ def test_stage2_takes_its_own_settings(stage1_only: Path) -> None:
                  "--set", "stage2.negatives=hardest_in_pool", "--set", "stage2.negative_pool=8")  # fmt: skip
     assert _train(stage1_only, *arguments).code == 0
 
-    config = load_checkpoint(stage1_only / "scenes" / "stage2" / "last.pt", remedy="").config
+    config = read_checkpoint(stage1_only / "scenes" / "stage2" / "last.pt").config
     assert (config.stage2.epochs, config.stage2.margin, config.stage2.negative_pool) == (2, 0.1, 8)
 
 
@@ -87,7 +86,7 @@ def test_from_scratch_there_is_one_stage_and_no_other_model(prepared: Path) -> N
     outcome = _train(prepared, "--from-scratch", "--set", "model.dropout=0.5", "--set", "stage2.image_weight=0")
 
     assert outcome.code == 0, outcome
-    made = load_checkpoint(prepared / "scenes" / "stage2" / "best.pt", remedy="")
+    made = read_checkpoint(prepared / "scenes" / "stage2" / "best.pt")
     assert (made.stage, made.parent, made.word_vectors) == (2, "", "word2vec trained on the captions")
     assert (made.config.model.dropout, made.config.stage2.image_weight) == (0.5, 0)
     assert not (prepared / "scenes" / "stage1").exists()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing.process
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -27,7 +27,6 @@ from dpce_cli.core.processes.environment import launcher_is_gone
 from dpce_cli.core.processes.interruption import STOP_SIGNALS, Interrupted, interrupts_held_back
 from dpce_cli.core.progress import Reporter
 
-_workers: list[multiprocessing.process.BaseProcess] = []
 _abandoned: list[Any] = []
 """Iterators of a killed worker: their end would wait for the rest of what it was sending, to memory for a GPU."""
 
@@ -182,17 +181,14 @@ def _started(loader: DataLoader[Any]) -> tuple[Iterator[Any], list[multiprocessi
             "raise the system's limits (ulimit -n, ulimit -u)"
         ) from error
     processes = [process for process in multiprocessing.active_children() if process not in others]
-    _workers.extend(processes)
+    # At the end of this process, before multiprocessing asks the workers by SIGTERM and waits for them.
+    multiprocessing.util.Finalize(None, _kill, args=(processes,), exitpriority=10)
     return batches, processes
 
 
 def _kill(processes: Iterable[multiprocessing.process.BaseProcess]) -> None:
     for process in processes:
         process.kill()
-
-
-# Before multiprocessing's own end, which asks workers by SIGTERM and waits for them.
-atexit.register(_kill, _workers)
 
 
 def _live_as_long_as_parent(worker: int) -> None:
