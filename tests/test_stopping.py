@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,33 +36,51 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 JOB = "DPCE_TEST_JOB"
 
 
-def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The command; it and all processes that it starts have a variable `JOB` of their own in their environment."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.command_line", *arguments, "--workspace", str(workspace), "--workers", "2"],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", JOB: uuid.uuid4().hex}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+class Job:
+    """A command, and the processes that it starts: all have a variable `JOB` of this job's own in their environment.
+
+    The test chooses the variable's value. Read from a process that has ended it would be empty, and every process of
+    the machine would seem to belong to the job.
+    """
+
+    def __init__(self, workspace: Path, *arguments: str) -> None:
+        self.name = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.command_line", *arguments, "--workspace", str(workspace), "--workers", "2"],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", JOB: self.name}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def members(self) -> list[int]:
+        """The living processes of the job."""
+        return [int(path.name) for path in Path("/proc").glob("[0-9]*") if self._owns(path)]
+
+    def _owns(self, process: Path) -> bool:
+        try:
+            return f"{JOB}={self.name}".encode() in (process / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is another person's
+            return False
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to all processes of the job, workers first."""
+        for member in reversed(self.members()):
+            with suppress(ProcessLookupError):
+                os.kill(member, number)
 
 
-def variable(process: int | str) -> str:
-    """The process's `JOB`; "" for a process that has none, has ended or is not ours."""
-    try:
-        variables = Path(f"/proc/{process}/environ").read_text().split("\0")
-    except OSError:
-        return ""
-    return next((entry for entry in variables if entry.startswith(f"{JOB}=")), "")
+@pytest.fixture
+def start(workspace: Path) -> Iterator[Callable[..., Job]]:
+    """Starts a job; at the end of the test no process of it is left."""
+    jobs: list[Job] = []
 
+    def start_job(*arguments: str) -> Job:
+        jobs.append(Job(workspace, *arguments))
+        return jobs[-1]
 
-def members(job: str) -> list[int]:
-    """The living processes of a job."""
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if variable(path.name) == job]
-
-
-def send(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Send a signal to all processes of a job, workers first."""
-    for member in reversed(members(variable(process.pid))):
-        os.kill(member, number)
+    yield start_job
+    for job in jobs:
+        job.send(signal.SIGKILL)
+        job.process.communicate()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
@@ -73,9 +92,9 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return False
 
 
-def wait_for_line(process: subprocess.Popen[str], part: str) -> None:
-    assert process.stderr is not None
-    for line in process.stderr:
+def wait_for_line(job: Job, part: str) -> None:
+    assert job.process.stderr is not None
+    for line in job.process.stderr:
         if part in line:
             return
     raise AssertionError(f"ended without {part!r}")
@@ -84,44 +103,45 @@ def wait_for_line(process: subprocess.Popen[str], part: str) -> None:
 TRAIN = ("train-stage1", "--no-word-vectors", "--epochs", "500", "--fresh")
 
 
+def test_the_processes_of_a_job_are_never_those_of_another(start: Callable[..., Job]) -> None:
+    job = start("--version")
+    job.process.communicate()
+    assert job.members() == []
+
+
 @pytest.mark.parametrize("arguments", [TRAIN, (*TRAIN, "--processes", "2")])
 def test_a_command_that_is_killed_leaves_no_process_and_can_be_run_again(
-    workspace: Path, arguments: tuple[str, ...]
+    start: Callable[..., Job], arguments: tuple[str, ...]
 ) -> None:
-    process = start(workspace, *arguments)
-    wait_for_line(process, "epoch 2/500 validation")
-    job = variable(process.pid)
-    assert len(members(job)) >= 3
-    process.kill()
-    process.wait()
-    assert wait_until(lambda: not members(job), 15), members(job)
-    process.communicate()
-    again = start(workspace, *arguments[:-1] if arguments[-1] == "--fresh" else arguments)
-    try:
-        wait_for_line(again, "epoch 3/500 validation")
-    finally:
-        for member in members(variable(again.pid)):
-            os.kill(member, signal.SIGKILL)
-        again.communicate()
+    job = start(*arguments)
+    wait_for_line(job, "epoch 2/500 validation")
+    assert len(job.members()) >= 3
+    job.process.kill()
+    job.process.wait()
+    assert wait_until(lambda: not job.members(), 15), job.members()
+    again = start(*(argument for argument in arguments if argument != "--fresh"))
+    wait_for_line(again, "epoch 3/500 validation")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_a_signal_to_all_processes_of_a_job_stops_it_saved(workspace: Path, number: signal.Signals, code: int) -> None:
-    process = start(workspace, *TRAIN)
-    wait_for_line(process, "epoch 2/500 validation")
-    send(process, number)
-    _, stderr = process.communicate(timeout=60)
+def test_a_signal_to_all_processes_of_a_job_stops_it_saved(
+    workspace: Path, start: Callable[..., Job], number: signal.Signals, code: int
+) -> None:
+    job = start(*TRAIN)
+    wait_for_line(job, "epoch 2/500 validation")
+    job.send(number)
+    _, stderr = job.process.communicate(timeout=60)
     step = load_checkpoint(workspace / "scenes" / "stage1" / "last.pt", remedy="train").step
     assert stderr.splitlines()[-1] == f"Interrupted: stopped at step {step}; the same command continues there"
-    assert process.returncode == code
+    assert job.process.returncode == code
     assert step >= 8
 
 
-def test_a_terminated_job_of_several_processes_stops_saved(workspace: Path) -> None:
-    process = start(workspace, *TRAIN, "--processes", "2")
-    wait_for_line(process, "epoch 2/500 validation")
-    send(process, signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+def test_a_terminated_job_of_several_processes_stops_saved(workspace: Path, start: Callable[..., Job]) -> None:
+    job = start(*TRAIN, "--processes", "2")
+    wait_for_line(job, "epoch 2/500 validation")
+    job.send(signal.SIGTERM)
+    _, stderr = job.process.communicate(timeout=60)
     step = load_checkpoint(workspace / "scenes" / "stage1" / "last.pt", remedy="train").step
     assert f"Interrupted: stopped at step {step}; the same command continues there" in stderr
-    assert process.returncode == 143
+    assert job.process.returncode == 143
