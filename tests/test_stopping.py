@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dpce_cli.core.workspace.checkpoint import load_checkpoint
-from tests.command_line import TINY, succeed
+from tests.command_line import TINY, read_checkpoint, succeed
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [
@@ -131,7 +130,7 @@ def test_a_signal_to_all_processes_of_a_job_stops_it_saved(
     wait_for_line(job, "epoch 2/500 validation")
     job.send(number)
     _, stderr = job.process.communicate(timeout=60)
-    step = load_checkpoint(workspace / "scenes" / "stage1" / "last.pt", remedy="train").step
+    step = read_checkpoint(workspace / "scenes" / "stage1" / "last.pt").step
     assert stderr.splitlines()[-1] == f"Interrupted: stopped at step {step}; the same command continues there"
     assert job.process.returncode == code
     assert step >= 8
@@ -142,6 +141,6 @@ def test_a_terminated_job_of_several_processes_stops_saved(workspace: Path, star
     wait_for_line(job, "epoch 2/500 validation")
     job.send(signal.SIGTERM)
     _, stderr = job.process.communicate(timeout=60)
-    step = load_checkpoint(workspace / "scenes" / "stage1" / "last.pt", remedy="train").step
+    step = read_checkpoint(workspace / "scenes" / "stage1" / "last.pt").step
     assert f"Interrupted: stopped at step {step}; the same command continues there" in stderr
     assert job.process.returncode == 143
