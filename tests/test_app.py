@@ -136,3 +136,46 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
         pytest.raises(ZeroDivisionError, match="a bug"),
     ):
         dpce(*SCENES, workspace=tmp_path)
+
+
+def run(command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **variables, "PYTHONPATH": str(Path(__file__).parents[1])}
+    shell = f"set -o pipefail; {command.replace('dpce', f'{sys.executable} -m dpce_cli')}"
+    return subprocess.run(
+        ["bash", "-c", shell], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize("command", ["dpce --help >&-", "dpce --help | true", "dpce --help >/dev/full"])
+def test_results_that_nobody_takes_end_without_a_traceback(tmp_path: Path, command: str) -> None:
+    outcome = run(command, tmp_path)
+    assert "Traceback" not in outcome.stderr
+    assert "Exception ignored" not in outcome.stderr
+
+
+def test_an_ascii_terminal_is_no_reason_for_a_traceback(tmp_path: Path) -> None:
+    outcome = run("dpce eval --workspace Ordner-ä", tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert outcome.returncode == 1
+    assert outcome.stderr.startswith("Error: Ordner-")
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_home_folder_is_understood_in_options_and_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert dpce("eval", "--workspace", "~/one").error.startswith(f"Error: {tmp_path}/one: no data set")
+    monkeypatch.setenv("DPCE_WORKSPACE", "~/two")
+    assert dpce("eval").error.startswith(f"Error: {tmp_path}/two: no data set")
+
+
+def test_control_characters_of_names_reach_no_terminal(tmp_path: Path) -> None:
+    error = dpce("eval", workspace=tmp_path / "a\x1b]0;title\x07\nb").error
+    assert error.startswith(f"Error: {tmp_path}/a\\x1b]0;title\\x07\\nb: no data set is prepared here")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_closed_folder_is_named(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    assert str(closed) in dpce("eval", workspace=closed / "workspace").error

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dpce_cli.core.processes.environment import is_main_process
-from dpce_cli.core.progress import Advance, Reporter, duration
+from dpce_cli.core.progress import Advance, Reporter, duration, visible
 
 _LOG_SECONDS = 10.0
 
@@ -28,10 +28,10 @@ class ConsoleReporter(Reporter):
         self._bar: Progress | None = None
 
     def note(self, message: str) -> None:
-        self._print(escape(message))
+        self._print(escape(visible(message)))
 
     def warn(self, message: str) -> None:
-        self._print(f"[yellow]Warning:[/yellow] {escape(message)}")
+        self._print(f"[yellow]Warning:[/yellow] {escape(visible(message))}")
 
     def _print(self, text: str) -> None:
         (self._bar.console if self._bar else self._console).print(text, soft_wrap=True)
@@ -89,17 +89,22 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Print a title and a table on stdout; the last `text_columns` columns are left-aligned, as is the first."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 10_000  # one line a row
+        console.width = 10_000  # one line per row
     table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         text = index == 0 or index >= len(columns) - text_columns
         table.add_column(column, justify="left" if text else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    console.print(escape(title), soft_wrap=True)
+        table.add_row(*(escape(visible(cell)) for cell in row))
+    console.print(escape(visible(title)), soft_wrap=True)
     console.print(table)
 
 
 def print_json(value: Any) -> None:
     """Print JSON on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")

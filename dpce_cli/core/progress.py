@@ -31,6 +31,17 @@ class Reporter:
         yield advance
 
 
+def visible(text: str) -> str:
+    """Text for a terminal: control characters, which could change it or break a line, as escapes such as `\\x1b`.
+
+    >>> visible("a\\x1b]0;title\\x07\\nb ä \\udcff")
+    'a\\\\x1b]0;title\\\\x07\\\\nb ä \\\\udcff'
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
+    )
+
+
 def duration(seconds: float) -> str:
     """A time span in its two largest units.
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dpce_cli.core.errors import QueryError
 from dpce_cli.core.workspace.features import FeatureStore
+
+_BLOCK = 2**14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,8 @@ def rank_gallery(query_embedding: Tensor, gallery: Tensor, top_k: int) -> list[t
     """
     if top_k < 1:
         raise QueryError(f"--top-k {top_k}: ask for at least 1 result")
-    similarity = (gallery * query_embedding).sum(dim=1)  # a matrix product may round equal rows differently
+    # A matrix product may round equal rows differently, and a product of the whole gallery takes as much memory again.
+    similarity = torch.cat([(rows * query_embedding).sum(dim=1) for rows in gallery.split(_BLOCK)])
     scores, order = similarity.sort(descending=True, stable=True)
     return list(zip(order[:top_k].tolist(), scores[:top_k].tolist(), strict=True))
 
