@@ -19,9 +19,7 @@ class Oov(StrEnum):
 def build_word2vec(
     vectors: Annotated[
         Path | None,
-        typer.Option(
-            "--vectors", help="word2vec .bin, .bin.gz or .txt, GloVe .txt, or gensim .kv file, of any dimension."
-        ),
+        typer.Option("--vectors", help="word2vec .bin, .bin.gz or .txt, or GloVe .txt file, of any dimension."),
     ] = None,
     train: Annotated[
         bool, typer.Option("--train", help="Train word2vec on the training captions; the default without --vectors.")

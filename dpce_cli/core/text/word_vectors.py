@@ -17,14 +17,12 @@ import numpy as np
 from dpce_cli.core.errors import VocabularyError, WorkspaceError
 from dpce_cli.core.progress import Advance, Reporter
 from dpce_cli.core.storage.hdf5 import reading_hdf5, writing_hdf5
-from dpce_cli.core.text.keyed_vectors import read_keyed_vectors
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.text.word2vec_files import CHUNK_BYTES, Row, read_binary, read_text
 
 _READERS = {
     ".bin": read_binary,
     ".bin.gz": read_binary,
-    ".kv": read_keyed_vectors,
     ".txt": read_text,
     ".txt.gz": read_text,
     ".vec": read_text,
@@ -53,8 +51,8 @@ class WordVectors:
 def read_word_vectors(path: Path, words: Collection[str], reporter: Reporter) -> tuple[dict[str, Row], int]:
     """The vectors of those `words` that the file holds, and the dimension.
 
-    Reads word2vec `.bin`, `.txt`, `.vec` and GloVe's `.txt` without a header, each also as `.gz`, and gensim's
-    `.kv`; only the wanted rows stay in memory. A word is looked up as it is, then lower-cased; how many were
+    Reads word2vec `.bin`, `.txt`, `.vec` and GloVe's `.txt` without a header, each also as `.gz`;
+    only the wanted rows stay in memory. A word is looked up as it is, then lower-cased; how many were
     found the second way is reported. (The code of Zheng et al. 2020 looks words up as they are only.)
 
     Raises:
@@ -62,6 +60,11 @@ def read_word_vectors(path: Path, words: Collection[str], reporter: Reporter) ->
     """
     compressed = path.suffix.lower() == ".gz"
     suffix = "".join(path.suffixes[-2 if compressed else -1 :]).lower()
+    if suffix == ".kv":
+        raise VocabularyError(
+            f"{path}: gensim's own form is a pickle, which can run code; convert it with gensim: KeyedVectors.load("
+            f"{path.name!r}).save_word2vec_format('vectors.bin', binary=True)"
+        )
     if suffix not in _READERS:
         raise VocabularyError(f"{path}: not a word vector file by its name; known are {', '.join(_READERS)}")
     wanted = {_key(form) for word in words for form in (word, word.lower())}

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+import multiprocessing
+import resource
+import signal
+from collections.abc import Collection, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,12 @@ import numpy as np
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.storage.hdf5 import reading_hdf5
 
+_SECONDS = 600
+"""Processor time that a file may take; the authors' largest takes seconds."""
+_MOST_VALUES = 200_000
+_BYTES = 24 * 2**30
+"""Address space that a file may take."""
+
 
 def read_mat(path: Path, names: Collection[str]) -> dict[str, Any]:
     """Those of the file's variables that are called one of `names`.
@@ -20,15 +31,50 @@ def read_mat(path: Path, names: Collection[str]) -> dict[str, Any]:
     MATLAB's shape. A struct array of one element cannot be told from a struct.
 
     Raises:
-        DataError: the file is missing, cut short or no MATLAB file.
+        DataError: the file is missing, cut short, no MATLAB file, or takes more time or memory than any should.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; check the path")
     try:
-        return _read_hdf5(path, names) if h5py.is_hdf5(path) else _read_v5(path, names)
+        path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    child = spawn.Process(target=_send, args=(sender, path, names), daemon=True)
+    child.start()
+    sender.close()
+    try:
+        outcome = receiver.recv()
+    except EOFError:
+        child.join()
+        outcome = f"its reader was ended by {_name(child.exitcode)}"
+    finally:
+        receiver.close()
+        child.kill()
+        child.join()
+    if isinstance(outcome, str):
+        raise DataError(f"{path}: cannot be read as a MATLAB file ({outcome}); check the file, or download it again")
+    values: dict[str, Any] = outcome
+    return values
+
+
+def _send(sender: Connection, path: Path, names: Collection[str]) -> None:
+    """Read a file in a process of its own, and send its variables, or why it cannot be read.
+
+    SciPy's and HDF5's readers crash on some damaged files, and never come to an end on others.
+    """
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
+    try:
+        sender.send(_read_hdf5(path, names) if h5py.is_hdf5(path) else _read_v5(path, names))
     except Exception as error:  # SciPy and h5py raise nearly every built-in exception on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be read as a MATLAB file ({reason}); get it again") from error
+        sender.send(str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+
+def _name(code: int | None) -> str:
+    """What ended a process with this exit code."""
+    if code == -signal.SIGXCPU or code == -signal.SIGKILL:
+        return "its limit of time or memory"
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 
 def _read_v5(path: Path, names: Collection[str]) -> dict[str, Any]:
@@ -51,20 +97,23 @@ def _from_v5(value: Any) -> Any:
 
 def _read_hdf5(path: Path, names: Collection[str]) -> dict[str, Any]:
     with reading_hdf5(path) as file:
-        return {name: _from_hdf5(file[name], file) for name in names if name in file}
+        seen = itertools.count()
+        return {name: _from_hdf5(file[name], file, seen) for name in names if name in file}
 
 
-def _from_hdf5(node: h5py.Group | h5py.Dataset, file: h5py.File) -> Any:
+def _from_hdf5(node: h5py.Group | h5py.Dataset, file: h5py.File, seen: Iterator[int]) -> Any:
+    if next(seen) > _MOST_VALUES:  # references can name the same cell again and again
+        raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
     if isinstance(node, h5py.Group):
         if any(_is_field_of_array(member) for member in node.values()):
-            columns = {name: [_from_hdf5(file[item], file) for item in _items(node[name])] for name in node}
+            columns = {name: [_from_hdf5(file[item], file, seen) for item in _items(node[name])] for name in node}
             return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return {name: _from_hdf5(node[name], file) for name in node}
+        return {name: _from_hdf5(node[name], file, seen) for name in node}
     kind = _class(node)
     if node.attrs.get("MATLAB_empty", 0):
         return {"char": "", "cell": [], "struct": []}.get(kind, np.empty(node[()].astype(int)))
     if h5py.check_ref_dtype(node.dtype):
-        return [_from_hdf5(file[item], file) for item in _items(node)]
+        return [_from_hdf5(file[item], file, seen) for item in _items(node)]
     if kind == "char":
         return node[()].astype("<u2").tobytes().decode("utf-16-le", "surrogatepass")
     return node[()].T
