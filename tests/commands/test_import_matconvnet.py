@@ -93,7 +93,9 @@ def test_a_damaged_file_is_one_line(prepared: Path, pair: Path, dictionary: Path
     outcome = dpce("import-matconvnet", tmp_path / "half.mat", "--dictionary", dictionary, workspace=prepared)
     assert outcome.error.startswith(f"Error: {tmp_path / 'half.mat'}: cannot be read as a MATLAB file (")
     outcome = dpce("import-matconvnet", pair, "--dictionary", tmp_path / "none.mat", workspace=prepared)
-    assert outcome.error == f"Error: {tmp_path / 'none.mat'}: cannot be read (No such file or directory); check the path"
+    assert (
+        outcome.error == f"Error: {tmp_path / 'none.mat'}: cannot be read (No such file or directory); check the path"
+    )
 
 
 def test_a_pair_needs_a_prepared_data_set(pair: Path, dictionary: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,13 @@ def tiny_cnn() -> Iterator[None]:
     """Put `TinyCNN` in the place of ResNet-34, and compute in one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with patch.dict(image_encoder._BACKBONES, {"resnet34": (TinyCNN, None, 32)}):
+    with _tiny_resnet34():
         yield
     torch.set_num_threads(threads)
+
+
+def _tiny_resnet34() -> AbstractContextManager[object]:
+    return patch.dict(image_encoder._BACKBONES, {"resnet34": (TinyCNN, None, 32)})
 
 
 class Recorder(Reporter):
@@ -224,7 +228,8 @@ def train(
 
 
 def checkpoint(workspace: Workspace, stage: int, name: str) -> Checkpoint:
-    return load_checkpoint(workspace.stage_folder(stage) / f"{name}.pt", remedy="train")
+    with _tiny_resnet34():  # the sizes of the weights are checked, also where other processes have trained
+        return load_checkpoint(workspace.stage_folder(stage) / f"{name}.pt", remedy="train")
 
 
 def records(workspace: Workspace, stage: int, kind: str | None = None) -> list[dict[str, Any]]:
