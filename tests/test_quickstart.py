@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -41,8 +42,8 @@ def test_the_quickstart_finds_the_right_scenes(tmp_path: Path) -> None:
     assert metrics["image_to_text"]["r1"] > 0.5
     assert metrics["text_to_image"]["r1"] > 0.35
 
-    defaults = dict(zip(prepare_vocab.__code__.co_varnames, prepare_vocab.__defaults__ or (), strict=False))
-    train, held_out = defaults["train_images"], defaults["test_images"]
+    parameters = inspect.signature(prepare_vocab).parameters
+    train, held_out = parameters["train_images"].default, parameters["test_images"].default
     scenes = sample_splits(0, {"train": train, "val": held_out, "test": held_out})["test"]
     (right,) = (i for i, scene in enumerate(scenes) if is_true(QUERY_FACTS, facts_of(scene)))
     hits = json.loads(run(f'retrieve --json --top-k 20 --query "{QUERY}"'))
