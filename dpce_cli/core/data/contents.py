@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.data.shards import Extent, open_photo
 from dpce_cli.core.errors import DataError
 
@@ -30,7 +30,19 @@ def photo_content(path: Path, extent: Extent | None) -> str:
         return UNREADABLE
 
 
-def photos_digest(root: Path, images: Iterable[CaptionedImage]) -> str:
-    """One hash of the contents of many photos."""
-    contents = (photo_content(root / image.path, image.extent) for image in images)
-    return hashlib.sha256("\n".join(contents).encode()).hexdigest()
+def is_current(stored: Mapping[str, Any] | None, meta: Mapping[str, Any], contents: Sequence[str]) -> bool:
+    """Whether what is `stored` was made as `meta` says from these photos, of which none was replaced since.
+
+    A photo that cannot be read, now or then, counts as the same one: a disk that is not mounted makes nothing outdated.
+
+    Args:
+        stored: the meta of a store, with the photos' contents besides.
+    """
+    return (
+        stored is not None
+        and stored == {**meta, "contents": stored.get("contents")}
+        and len(contents) == len(stored["contents"])
+        and all(
+            now == then or UNREADABLE in (now, then) for now, then in zip(contents, stored["contents"], strict=True)
+        )
+    )

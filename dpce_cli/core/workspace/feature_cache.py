@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import ImageConfig
-from dpce_cli.core.data.contents import UNREADABLE, photo_content
+from dpce_cli.core.data.contents import is_current, photo_content
 from dpce_cli.core.data.loading import read_views, stop_without_launcher, warn_of_others
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.data.views import FixedViews
@@ -58,9 +58,9 @@ def cached_features(
     meta = _meta(dataset, encoder, config, crops)
     path, views = _path(workspace, split, meta, images), meta["views"]
     contents = [photo_content(root / image.path, image.extent) for image in images]
-    if not decided_by_first(lambda: _is_current(read_meta(path), meta, contents)):
+    if not decided_by_first(lambda: is_current(read_meta(path), meta, contents)):
         begun = decided_by_first(lambda: read_meta(partial_path(path), whole=False))
-        whole_meta = begun if begun and _is_current(begun, meta, contents) else {**meta, "contents": contents}
+        whole_meta = begun if begun and is_current(begun, meta, contents) else {**meta, "contents": contents}
         reporter.note(f"caching the image CNN's features of the {split} photos in {path}")
         device, problems = next(encoder.parameters()).device, list[str]()
         encoder.eval()
@@ -120,7 +120,7 @@ def cached_test_features(
     images = dataset.split(split)
     path = _path(workspace, split, meta, images)
     contents = [photo_content(dataset.root / image.path, image.extent) for image in images]
-    if not decided_by_first(lambda: _is_current(read_meta(path), meta, contents)):
+    if not decided_by_first(lambda: is_current(read_meta(path), meta, contents)):
         return None
     features = _read(path)[:, : 1 + config.mirror]
     return features if bool(features.flatten(1).any(1).all()) else None
@@ -139,17 +139,6 @@ def _path(workspace: Workspace, split: str, meta: dict[str, Any], images: Sequen
     places = [[image.path, *image.extent] if image.extent else image.path for image in images]
     key = hashlib.sha256(json.dumps([meta, places], sort_keys=True).encode()).hexdigest()[:12]
     return workspace.feature_cache_path(split, key)
-
-
-def _is_current(cached: dict[str, Any] | None, meta: dict[str, Any], contents: Sequence[str]) -> bool:
-    """Whether `cached` features are those of these photos, of which none was replaced since; photos may be gone."""
-    return (
-        cached is not None
-        and cached == {**meta, "contents": cached.get("contents")}
-        and all(
-            now == then or UNREADABLE in (now, then) for now, then in zip(contents, cached["contents"], strict=True)
-        )
-    )
 
 
 def _read(path: Path) -> Tensor:

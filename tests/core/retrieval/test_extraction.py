@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.data.contents import photos_digest
+from dpce_cli.core.data.contents import photo_content
 from dpce_cli.core.data.images import load_image
 from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.errors import CheckpointError, DataError, WorkspaceError
@@ -160,10 +160,30 @@ def test_the_store_says_what_it_was_made_from(many: Workspace) -> None:
         "stage": 1,
         "checkpoint": model.fingerprint,
         "made_from": dataset.split_fingerprints["val"],
-        "photos": photos_digest(dataset.root, dataset.split("val")),
+        "contents": [photo_content(dataset.root / image.path, None) for image in dataset.split("val")],
         "config": model.config.to_dict(),
     }
     assert Config.from_dict(meta["config"], "") == model.config
+
+
+def test_embeddings_stay_where_the_photos_are_not_mounted(many: Workspace, tmp_path: Path) -> None:
+    path = _extract(many)
+    before, away = path.read_bytes(), replace(many.load_dataset(), root=tmp_path / "away")
+    reporter = Recorder()
+    assert _extract(many, dataset=away, reporter=reporter) == path
+    assert reporter.notes == [f"{path} holds these embeddings already"]
+    assert path.read_bytes() == before
+
+
+def test_a_replaced_photo_is_embedded_again(many: Workspace, tmp_path: Path) -> None:
+    before = load_feature_store(_extract(many)).image_embeddings.clone()
+    dataset = many.load_dataset()
+    moved = replace(dataset, root=shutil.copytree(dataset.root, tmp_path / "photos"))
+    first, second = (moved.root / image.path for image in moved.split("val")[:2])
+    shutil.copy(first, second)
+    after = load_feature_store(_extract(many, dataset=moved)).image_embeddings
+    assert not torch.allclose(after[1], before[1])
+    torch.testing.assert_close(after[1], after[0])
 
 
 class _Impatient(Reporter):
