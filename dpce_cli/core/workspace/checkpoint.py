@@ -169,11 +169,8 @@ def _check_intact(path: Path, checkpoint: Checkpoint) -> None:
     for name, value in checkpoint.model.items():
         if value.is_floating_point() and not bool(value.sum().isfinite()):
             raise ValueError(f"{name} holds numbers that are not finite")
-    with (
-        suppress(WorkspaceError),
-        replacing(remembered) as temporary,
-    ):  # a folder that cannot be written is checked anew
-        temporary.write_text(stamp, encoding="utf-8")
+    with suppress(OSError):  # a folder that is read-only is checked anew, and so is one where this is cut off
+        remembered.write_text(stamp, encoding="utf-8")
 
 
 def check_belongs(checkpoint: Checkpoint, dataset: PreparedDataset, path: Path) -> None:
