@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dpce_cli.core.processes.interruption import STOP_SIGNALS
 from tests.command_line import TINY, read_checkpoint, succeed
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 JOB = "DPCE_TEST_JOB"
 
 
+def _heed_stop_signals() -> None:
+    """Undo what `nohup` does, and shells for jobs in the background: signals ignored at the start stay ignored."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Job:
     """A command, and the processes that it starts: all have a variable `JOB` of this job's own in their environment.
 
@@ -47,7 +54,7 @@ class Job:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.command_line", *arguments, "--workspace", str(workspace), "--workers", "2"],
             cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", JOB: self.name}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed_stop_signals,
         )  # fmt: skip
 
     def members(self) -> list[int]:
