@@ -58,7 +58,7 @@ class ImageConfig:
     """What test embeddings are made from: "crop" is the central crop, "full" the whole photo, summed over every place
     that a crop can take on the CNN's map, as in the paper. Validation while a model trains always takes the crop."""
     cached_crops: int
-    """Random crops a photo in the feature cache, besides the plain and the mirrored view."""
+    """Random crops per photo in the feature cache, besides the plain and the mirrored view."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class StageConfig:
     epochs: int
     """Passes over the training photos."""
     batch_size: int
-    """Photos a step."""
+    """Photos per step."""
     captions_per_image: int
     """Captions drawn for each photo of a step; the paper draws one."""
     optimizer: Literal["sgd", "adamw"]

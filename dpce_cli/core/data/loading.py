@@ -66,18 +66,19 @@ def read_views(
         pin_memory=pinned,
         generator=torch.Generator(),  # without it DataLoader would draw from the global one
     )
-    batches, processes = _started(loader)
+    batches, processes, end = _started(loader)
     while True:
         try:
             # An interrupt within could leave a queue's lock taken, for the end of the workers to wait for.
             with interrupts_held_back(), _deaths_told(processes):
                 batch = next(batches, None)
             if batch is None:
+                end.cancel()
                 return
             yield batch.positions, torch.as_tensor(batch.views), batch.messages
         except BaseException:  # whoever reads stops early, too
             _abandoned.append(batches)
-            _kill(processes)
+            end()
             raise
 
 
@@ -164,8 +165,10 @@ def warn_of_others(unread: list[str], reporter: Reporter) -> None:
             reporter.warn(f"{problem}: skipped")
 
 
-def _started(loader: DataLoader[Any]) -> tuple[Iterator[Any], list[multiprocessing.process.BaseProcess]]:
-    """An iterator over the batches, and its worker processes.
+def _started(
+    loader: DataLoader[Any],
+) -> tuple[Iterator[Any], list[multiprocessing.process.BaseProcess], multiprocessing.util.Finalize]:
+    """An iterator over the batches, its worker processes, and what kills them: now, or at the end of this process.
 
     Raises:
         DataError: the system has no more files or processes to give.
@@ -181,9 +184,8 @@ def _started(loader: DataLoader[Any]) -> tuple[Iterator[Any], list[multiprocessi
             "raise the system's limits (ulimit -n, ulimit -u)"
         ) from error
     processes = [process for process in multiprocessing.active_children() if process not in others]
-    # At the end of this process, before multiprocessing asks the workers by SIGTERM and waits for them.
-    multiprocessing.util.Finalize(None, _kill, args=(processes,), exitpriority=10)
-    return batches, processes
+    # The priority comes before multiprocessing's own end, which asks the workers by SIGTERM and waits for them.
+    return batches, processes, multiprocessing.util.Finalize(None, _kill, args=(processes,), exitpriority=10)
 
 
 def _kill(processes: Iterable[multiprocessing.process.BaseProcess]) -> None:

@@ -1,7 +1,7 @@
-"""Several processes that work on one thing, one a GPU or CPU core: who does what, and what they tell each other.
+"""One job in several processes, one per GPU or CPU core: who does what, and what they tell each other.
 
-Process r of N takes the r-th of N equal shares. All that is here is right for a process on its own, too, which has
-nobody to talk to.
+Process r of N takes the r-th of N equal shares. A process that runs alone uses the same functions, which then exchange
+nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def world_size() -> int:
 def process_group(device: str) -> Iterator[torch.device]:
     """Let a launched process find the others; yields the device it works on.
 
-    NCCL joins GPUs, one a process; Gloo joins CPUs, and carries what little the processes say on the side.
+    NCCL joins GPUs, one per process. Gloo joins CPUs, and carries the small messages between processes.
 
     Raises:
         ConfigError: there is no such device, or it is a single GPU for several processes.

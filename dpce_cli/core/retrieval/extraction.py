@@ -8,15 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dpce_cli.core.data.contents import is_current, photo_content
+from dpce_cli.core.data.contents import is_stored, meta_to_fill, photo_contents
 from dpce_cli.core.data.loading import read_views, stop_without_launcher, warn_of_others
 from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.processes.collectives import decided_by_first, rank, share
+from dpce_cli.core.processes.collectives import rank, share
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.retrieval.model import Model
-from dpce_cli.core.storage.rows import partial_path, read_meta
 from dpce_cli.core.workspace.checkpoint import Checkpoint
 from dpce_cli.core.workspace.feature_cache import cached_test_features
 from dpce_cli.core.workspace.features import load_feature_store, open_feature_store
@@ -54,8 +53,8 @@ def extract_features(
         "made_from": dataset.split_fingerprints[split],
         "config": config.to_dict(),
     }
-    contents = decided_by_first(lambda: [photo_content(dataset.root / image.path, image.extent) for image in images])
-    if decided_by_first(lambda: is_current(read_meta(path), meta, contents)):
+    contents = photo_contents(dataset.root, images)
+    if is_stored(path, meta, contents):
         reporter.note(f"{path} holds these embeddings already")
         return path
     captions = pack_captions(images, dataset.vocabulary, checkpoint.vocabulary, config.text.max_words)
@@ -65,9 +64,8 @@ def extract_features(
         )
     model, dim = Model.of_checkpoint(checkpoint, device=device), config.model.embedding_dim
     own, texts, problems = images[share(len(images))], captions.token_ids[share(len(captions.token_ids))], list[str]()
-    begun = decided_by_first(lambda: read_meta(partial_path(path), whole=False))
-    made_from = begun if begun and is_current(begun, meta, contents) else {**meta, "contents": contents}
-    with open_feature_store(path, images=images, dim=dim, meta=made_from) as store:
+    whole_meta = meta_to_fill(path, meta, contents)
+    with open_feature_store(path, images=images, dim=dim, meta=whole_meta) as store:
         if (done := store.done("image_embeddings")) < len(own):
             encoder = model.image_encoder
             whole = config.image.test_view == "full"

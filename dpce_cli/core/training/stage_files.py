@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import weakref
+from contextlib import ExitStack
 from pathlib import Path
 
 from dpce_cli.core.storage.files import replacing
@@ -27,11 +28,10 @@ class StageFiles:
         Raises:
             WorkspaceError: another process trains here, or the folder cannot be written.
         """
-        lock = exclusive(
-            self.folder / "lock", "another process trains this stage; wait for it, or stop it and run again"
-        )
-        lock.__enter__()
-        weakref.finalize(self, lock.__exit__, None, None, None)
+        busy = "another process trains this stage; wait for it, or stop it and run again"
+        lock = ExitStack()
+        lock.enter_context(exclusive(self.folder / "lock", busy))
+        weakref.finalize(self, lock.close)
 
     def epochs(self) -> list[Path]:
         """The epochs' files, in the order in which they were written."""

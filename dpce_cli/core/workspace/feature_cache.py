@@ -14,15 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import ImageConfig
-from dpce_cli.core.data.contents import is_current, photo_content
+from dpce_cli.core.data.contents import is_stored, meta_to_fill, photo_contents
 from dpce_cli.core.data.loading import read_views, stop_without_launcher, warn_of_others
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.models.image_encoder import ImageEncoder
-from dpce_cli.core.processes.collectives import decided_by_first, share
+from dpce_cli.core.processes.collectives import share
 from dpce_cli.core.progress import Reporter
-from dpce_cli.core.storage.rows import open_or_resume, partial_path, read_meta, read_store
+from dpce_cli.core.storage.rows import open_or_resume, read_store
 from dpce_cli.core.workspace.checkpoint import fingerprint
 from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
 
@@ -57,10 +57,9 @@ def cached_features(
     crops = config.cached_crops if split == "train" else 0
     meta = _meta(dataset, encoder, config, crops)
     path, views = _path(workspace, split, meta, images), meta["views"]
-    contents = [photo_content(root / image.path, image.extent) for image in images]
-    if not decided_by_first(lambda: is_current(read_meta(path), meta, contents)):
-        begun = decided_by_first(lambda: read_meta(partial_path(path), whole=False))
-        whole_meta = begun if begun and is_current(begun, meta, contents) else {**meta, "contents": contents}
+    contents = photo_contents(root, images)
+    if not is_stored(path, meta, contents):
+        whole_meta = meta_to_fill(path, meta, contents)
         reporter.note(f"caching the image CNN's features of the {split} photos in {path}")
         device, problems = next(encoder.parameters()).device, list[str]()
         encoder.eval()
@@ -119,8 +118,7 @@ def cached_test_features(
     meta = _meta(dataset, encoder, config, crops)
     images = dataset.split(split)
     path = _path(workspace, split, meta, images)
-    contents = [photo_content(dataset.root / image.path, image.extent) for image in images]
-    if not decided_by_first(lambda: is_current(read_meta(path), meta, contents)):
+    if not is_stored(path, meta, photo_contents(dataset.root, images)):
         return None
     features = _read(path)[:, : 1 + config.mirror]
     return features if bool(features.flatten(1).any(1).all()) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Set
+from collections.abc import Callable, Set
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -32,34 +32,20 @@ class PhotoNames:
             return None
         if name in self.images:
             return name
-        for forms, form in ((self._by_path, _path), (self._by_stem, _stem), (self._by_file, _file)):
-            found = forms.get(form(name), ())
+        for form, images in self._by_form.items():
+            found = images.get(form(name), ())
             if found:
                 return found[0] if len(found) == 1 else None
         return None
 
     @cached_property
-    def _by_path(self) -> dict[str, list[str]]:
-        return self._grouped(_path)
-
-    @cached_property
-    def _by_stem(self) -> dict[str, list[str]]:
-        return self._grouped(_stem)
-
-    @cached_property
-    def _by_file(self) -> dict[str, list[str]]:
-        return self._grouped(_file)
-
-    def _grouped(self, form: object) -> dict[str, list[str]]:
-        assert callable(form)
-        groups: dict[str, list[str]] = {}
-        for image in sorted(self.images):
-            groups.setdefault(form(image), []).append(image)
+    def _by_form(self) -> dict[Callable[[str], str], dict[str, list[str]]]:
+        """The photos by ever looser forms of their names."""
+        groups: dict[Callable[[str], str], dict[str, list[str]]] = {form: {} for form in (str.casefold, _stem, _file)}
+        for form, images in groups.items():
+            for image in sorted(self.images):
+                images.setdefault(form(image), []).append(image)
         return groups
-
-
-def _path(name: str) -> str:
-    return name.casefold()
 
 
 def _stem(name: str) -> str:
