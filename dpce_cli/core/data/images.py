@@ -30,7 +30,8 @@ FORMATS = (
 """Nothing else is opened: some of Pillow's other formats run external programs. HEIF with the library pillow-heif."""
 
 MOST_PIXELS = 64_000_000
-"""A photo with more is not decoded: it would take over 200 MB of memory, and a view needs a hundredth of it."""
+"""A photo with more is not decoded. One with as many takes 0.5 GB of memory, or 1 GB with 16-bit or float pixels, and a
+view needs a hundredth of its pixels."""
 
 ENOUGH_PIXELS = 1024
 """A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as each side keeps this many pixels."""

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dpce_cli.core.data.images import load_image, mirrored, normalize, plain_view, training_view, whole_view
+from dpce_cli.core.data.images import FORMATS, load_image, mirrored, normalize, plain_view, training_view, whole_view
 from dpce_cli.core.errors import DataError
 
 
@@ -94,6 +94,15 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
     path = saved(stripes(), tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f")
     assert load_image(path).size == (32, 24)
+
+
+@pytest.mark.parametrize("suffix", ["avif", "heic"])
+def test_photos_of_phones_are_read(tmp_path: Path, suffix: str) -> None:
+    if suffix.upper().replace("HEIC", "HEIF") not in FORMATS:
+        pytest.skip(f"this Pillow reads no {suffix}")
+    image = load_image(saved(Image.new("RGB", (64, 48), (200, 30, 30)), tmp_path / f"a.{suffix}"))
+    assert (image.mode, image.size) == ("RGB", (64, 48))
+    assert np.allclose(np.asarray(image)[24, 32], (200, 30, 30), atol=8)
 
 
 def test_a_large_jpeg_is_decoded_smaller_but_never_below_1024_pixels_a_side(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dpce_cli.core.data.readers.annotations import ListedImage, found_images, read_json, value_of
 from dpce_cli.core.data.readers.karpathy import find_karpathy, karpathy_offer, read_karpathy
-from dpce_cli.core.data.readers.reading import Skips, layout_error, scan_files
+from dpce_cli.core.data.readers.reading import Skips, layout_error, only_texts, scan_files
 from dpce_cli.core.data.records import CaptionedImages
 from dpce_cli.core.data.splits import read_splits, with_splits
 from dpce_cli.core.errors import DataError
@@ -67,7 +67,7 @@ def read_coco(root: Path, *, splits: str, seed: int, drawn: int = 5000) -> Capti
 
     skips = Skips()
     if karpathy:
-        listed = read_karpathy(karpathy, root, "coco", identify)
+        listed = read_karpathy(karpathy, root, "coco", identify, skips)
     else:
         official = [
             replace(image, path=photo(folder, image.path))
@@ -87,12 +87,11 @@ def _official_images(path: Path, root: Path, skips: Skips) -> Iterator[ListedIma
     for index, annotation in enumerate(value_of(data, "annotations", list, str(path))):
         where = f"{path}: annotations[{index}]"
         number, owner = value_of(annotation, "id", int, where), value_of(annotation, "image_id", int, where)
-        caption = value_of(annotation, "caption", str, where)
         if number in seen:
             skips.add(f"captions of {path.name} with the id of another", str(number))
         else:
             seen.add(number)
-            captions.setdefault(owner, []).append(caption)
+            captions.setdefault(owner, []).extend(only_texts([annotation.get("caption")], where, skips))
     for index, image in enumerate(value_of(data, "images", list, str(path))):
         where = f"{path}: images[{index}]"
         number = value_of(image, "id", int, where)

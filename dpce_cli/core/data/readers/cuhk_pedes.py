@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dpce_cli.core.data.readers.annotations import ListedImage, found_images, read_json, texts_of, value_of
-from dpce_cli.core.data.readers.reading import Skips, layout_error, scan_files
+from dpce_cli.core.data.readers.annotations import ListedImage, found_images, read_json, value_of
+from dpce_cli.core.data.readers.reading import Skips, layout_error, only_texts, scan_files
 from dpce_cli.core.data.records import SPLITS, CaptionedImages
 from dpce_cli.core.errors import DataError
 
@@ -45,14 +45,18 @@ def read_cuhk_pedes(root: Path, *, seed: int = 0) -> CaptionedImages:
 def read_icfg_pedes(root: Path) -> CaptionedImages:
     """The photos below `imgs` with the descriptions of `ICFG-PEDES.json` (Ding et al. 2021), as `read_cuhk_pedes`.
 
+    The same number in two splits is taken for two persons, because published code disagrees on whether the numbers of
+    the test split begin anew.
+
     Raises: as `read_cuhk_pedes`.
     """
     return _read(
         root,
         "ICFG-PEDES",
-        ("ICFG-PEDES.json",),
+        ("ICFG-PEDES.json", "ICFG_PEDES.json"),
         "its authors send it to researchers who ask: see 'Semantically Self-Aligned Network for Text-to-Image "
         "Part-aware Person Re-identification' on GitHub (zifyloo/SSAN)",
+        numbered_per_split=True,
     )
 
 
@@ -70,19 +74,26 @@ def read_rstp_reid(root: Path) -> CaptionedImages:
     )
 
 
-def _read(root: Path, name: str, files: Sequence[str], offer: str, *, seed: int = 0) -> CaptionedImages:
-    annotations = next((file for file in files if os.path.isfile(root / file)), None)
+def _read(
+    root: Path, name: str, files: Sequence[str], offer: str, *, seed: int = 0, numbered_per_split: bool = False
+) -> CaptionedImages:
+    candidates = (root / folder / file for file in files for folder in ("", "annotations"))
+    annotations = next((path for path in candidates if os.path.isfile(path)), None)
     if annotations is None or not os.path.isdir(root / _PHOTOS):
-        raise layout_error(root, name, f"a folder {_PHOTOS} of photos, and {' or '.join(files)}", offer)
-    listed, skips = list(_listed(root / annotations, root)), Skips()
-    if annotations == _NO_SPLITS:
+        expected = f"a folder {_PHOTOS} of photos, and {' or '.join(files)} (here or in annotations)"
+        raise layout_error(root, name, expected, offer)
+    skips = Skips()
+    listed = list(_listed(annotations, root, skips))
+    if numbered_per_split:
+        listed = [replace(image, identity=f"{image.split} {image.identity}") for image in listed]
+    if annotations.name == _NO_SPLITS:
         listed = _with_drawn_splits(listed, seed)
-        skips.add("published splits, which caption_all.json does not state: persons are drawn with --seed", annotations)
+        skips.add(f"published splits, which {_NO_SPLITS} does not state: persons are drawn with --seed", _NO_SPLITS)
     photos = set(scan_files(root, _PHOTOS))
     return found_images(name.lower(), root, listed, files=photos, place=_PHOTOS, skips=skips)
 
 
-def _listed(path: Path, root: Path) -> Iterator[ListedImage]:
+def _listed(path: Path, root: Path, skips: Skips) -> Iterator[ListedImage]:
     records = read_json(path, _KEYS, root)
     if not isinstance(records, list):
         raise DataError(f"{path}: is no list of photos; restore the published file")
@@ -96,7 +107,7 @@ def _listed(path: Path, root: Path) -> Iterator[ListedImage]:
             image_id=name,
             path=f"{_PHOTOS}/{name}",
             split=split,
-            captions=texts_of(record, "captions", where),
+            captions=tuple(only_texts(value_of(record, "captions", list, where), where, skips)),
             where=where,
             identity=str(value_of(record, "id", int, where)),
         )

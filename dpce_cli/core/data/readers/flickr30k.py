@@ -54,7 +54,7 @@ def read_flickr30k(root: Path, *, splits: str) -> CaptionedImages:
 
     skips = Skips()
     if splits == "karpathy" and karpathy:
-        listed = read_karpathy(karpathy, root, "flickr30k", identify)
+        listed = read_karpathy(karpathy, root, "flickr30k", identify, skips)
     else:
         assert captions is not None
         captioned = list(_captioned(captions, root, photos, skips))

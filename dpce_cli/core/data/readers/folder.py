@@ -65,8 +65,13 @@ def read_folder(
     unread = {path for path in files if path.lower().endswith(UNREAD_SUFFIXES)}
     texts = [path for path in files if path not in images | unread and path != _KAGGLE]
     source = captions or _captions_file(root, images, skips)
+    if source is None and (image_column or caption_column):
+        raise DataError(
+            f"{root}: holds no table of captions, which --image-column and --caption-column are for; name one with "
+            "--captions, or leave these options out"
+        )
     if source is None:
-        rows = list(_beside_images(root, texts, images, skips))
+        rows = list(_beside_images(root, texts, images | unread, skips))
     else:
         rows = list(table_rows(source, Columns(image_column, caption_column), skips))
     names = PhotoNames(root, images)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpce_cli.core.data.readers.annotations import ListedImage, read_json, value_of
+from dpce_cli.core.data.readers.reading import Skips, only_texts
 from dpce_cli.core.errors import DataError
 
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -29,7 +30,7 @@ def find_karpathy(root: Path, dataset: str) -> Path | None:
 
 
 def read_karpathy(
-    path: Path, root: Path, dataset: str, identify: Callable[[Any, str], tuple[str, str]]
+    path: Path, root: Path, dataset: str, identify: Callable[[Any, str], tuple[str, str]], skips: Skips
 ) -> Iterator[ListedImage]:
     """The images of a Karpathy file with their captions; what it calls restval is trained on.
 
@@ -52,10 +53,11 @@ def read_karpathy(
             raise DataError(f"{where}: unknown split {split!a}; restore the published file")
         image_id, photo = identify(record, where)
         sentences = value_of(record, "sentences", list, where)
+        raw = (sentence.get("raw") if isinstance(sentence, dict) else None for sentence in sentences)
         yield ListedImage(
             image_id=image_id,
             path=photo,
             split=_SPLITS[split],
-            captions=tuple(value_of(sentence, "raw", str, where) for sentence in sentences),
+            captions=tuple(only_texts(raw, where, skips)),
             where=where,
         )

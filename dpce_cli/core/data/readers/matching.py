@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Set
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,8 @@ class PhotoNames:
     def find(self, name: str) -> str | None:
         """The one photo that `name` can mean, with another case, separator, extension or folder, or absolute.
 
+        A Mac stores an accent as a character of its own; such a name is the same name.
+
         None where there is no such photo, or more than one.
         """
         name = name.strip().replace("\\", "/")
@@ -40,16 +43,20 @@ class PhotoNames:
 
     @cached_property
     def _by_form(self) -> dict[Callable[[str], str], dict[str, list[str]]]:
-        """The photos by ever looser forms of their names."""
-        groups: dict[Callable[[str], str], dict[str, list[str]]] = {form: {} for form in (str.casefold, _stem, _file)}
+        """The photos by looser and looser forms of their names."""
+        groups: dict[Callable[[str], str], dict[str, list[str]]] = {form: {} for form in (_path, _stem, _file)}
         for form, images in groups.items():
             for image in sorted(self.images):
                 images.setdefault(form(image), []).append(image)
         return groups
 
 
+def _path(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def _stem(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix().casefold() if PurePosixPath(name).name else ""
+    return _path(PurePosixPath(name).with_suffix("").as_posix()) if PurePosixPath(name).name else ""
 
 
 def _file(name: str) -> str:

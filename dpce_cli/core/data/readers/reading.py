@@ -139,15 +139,21 @@ def stated_captions(record: Mapping[str, Any], where: str, skips: Skips) -> list
     Raises:
         DataError: it has neither.
     """
-    texts = [record["caption"]] if "caption" in record else record.get("captions")
-    if isinstance(texts, str):
-        texts = [texts]
-    if not isinstance(texts, list):
+    if "caption" not in record and "captions" not in record:
         raise DataError(f"{where}: needs a text caption or a list captions of texts")
-    for text in texts:
-        if not isinstance(text, str):
-            skips.add("captions that are no text", f"{where} ({json.dumps(text)[:40]})")
-    return [text for text in texts if isinstance(text, str)]
+    texts = record["caption"] if "caption" in record else record["captions"]
+    return only_texts(texts if isinstance(texts, list) else [texts], where, skips)
+
+
+def only_texts(values: Iterable[object], where: str, skips: Skips) -> list[str]:
+    """The texts among what stands for captions; anything else, such as null or NaN, is counted in `skips`."""
+    texts = []
+    for text in values:
+        if isinstance(text, str):
+            texts.append(text)
+        else:
+            skips.add("captions that are no text", f"{where} ({json.dumps(text, default=str)[:40]})")
+    return texts
 
 
 def folder_names(folder: Path) -> list[str]:
@@ -275,9 +281,7 @@ def group_captions(
         caption = _SPACES.sub(" ", row.caption).strip()
         check_encodable(caption, row.where)
         if image in unread:
-            suffix = PurePosixPath(image).suffix
-            plugin = "; pip install 'dpce[heic]' to read it" if suffix in (".heic", ".heif") else ""
-            skips.add(f"captions of photos of the format {suffix}, which is not read{plugin}", image)
+            skips.add(f"captions of photos {of_unread_format(image)}", image)
         elif image not in images:
             skips.add(f"captions whose image is not in {place}", image)
         elif not caption:
@@ -290,6 +294,13 @@ def group_captions(
     for image in sorted(images - captions.keys()):
         skips.add("images without a caption", image)
     return captions
+
+
+def of_unread_format(name: str) -> str:
+    """Says of a photo that its format is not read, and what to install where that would help."""
+    suffix = PurePosixPath(name).suffix.lower()
+    plugin = "; pip install 'dpce[heic]' to read it" if suffix in (".heic", ".heif") else ""
+    return f"of the format {suffix}, which is not read{plugin}"
 
 
 def _unknown_image(row: CaptionRow, unread: PhotoNames) -> str:

@@ -23,6 +23,7 @@ from dpce_cli.core.errors import DataError
 IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "image_path")
 CAPTION_COLUMNS = ("caption", "text", "sentence", "description")
 _DELIMITERS = ",\t;"
+_NO_IMAGE = "rows without an image"
 Rows = Iterator[tuple[CaptionRow, str | None]]
 """Captions, each with its split if the file states one."""
 
@@ -55,14 +56,15 @@ def _one_of(keys: Collection[str], wanted: str | None, usual: Collection[str], o
 def table_rows(path: Path, columns: Columns, skips: Skips) -> Rows:
     """The captions of a `.csv`, `.tsv`, `.txt`, `.jsonl` or `.parquet` file, each with its image and split.
 
-    A caption that is no text, such as an empty cell of a data frame, is counted in `skips`.
+    Upper and lower case of the columns' names do not matter. A caption that is no text, such as an empty cell of a data
+    frame, is counted in `skips`, and so is a row without an image.
 
     Raises:
         DataError: the file cannot be read, or its rows lack an image or a caption.
     """
     match path.suffix.lower():
         case ".csv" | ".tsv" | ".txt":
-            return _csv_rows(path, columns)
+            return _csv_rows(path, columns, skips)
         case ".jsonl":
             lines = ((where, json_object(line, where)) for where, line in read_lines(path))
             return _record_rows(lines, columns, skips)
@@ -71,7 +73,7 @@ def table_rows(path: Path, columns: Columns, skips: Skips) -> Rows:
     raise DataError(f"{path}: captions are read from .csv, .tsv, .jsonl and .parquet files; rename or convert this one")
 
 
-def _csv_rows(path: Path, columns: Columns) -> Rows:
+def _csv_rows(path: Path, columns: Columns, skips: Skips) -> Rows:
     text = read_text(path)
     first = text.partition("\n")[0]
     delimiter = max(_DELIMITERS, key=first.count)
@@ -87,15 +89,23 @@ def _csv_rows(path: Path, columns: Columns) -> Rows:
             where = f"{path}:{finished}"
             if None in record or None in record.values():
                 raise DataError(f"{where}: not as many cells as the header; quote captions that contain {delimiter!r}")
-            row = CaptionRow(image=record[image_key].strip(), caption=record[caption_key], where=where)
+            image = record[image_key].strip()
+            if not image:
+                skips.add(_NO_IMAGE, where)
+                continue
+            row = CaptionRow(image=image, caption=record[caption_key], where=where)
             yield row, split_name(record["split"], where) if "split" in record else None
     except csv.Error as error:
         raise DataError(f"{path}:{finished + 1}: not valid CSV ({error}); check the quotes") from error
 
 
 def _record_rows(records: Iterator[tuple[str, Mapping[str, Any]]], columns: Columns, skips: Skips) -> Rows:
-    for where, record in records:
+    for where, cells in records:
+        record = {str(key).strip().lower(): value for key, value in cells.items()}
         image = record[columns.image_key(record, where)]
+        if image is None or image != image or image == "":  # NaN differs from itself
+            skips.add(_NO_IMAGE, where)
+            continue
         if not isinstance(image, str):
             raise DataError(f"{where}: needs a text for the image; name its file")
         split = split_name(record["split"], where) if record.get("split") is not None else None
@@ -117,7 +127,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for batch in parquet.ParquetFile(path).iter_batches():
             for record in batch.to_pylist():
                 number += 1
-                yield f"{path}: row {number}", {str(key).strip().lower(): value for key, value in record.items()}
+                yield f"{path}: row {number}", record
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({error}); check the file") from error
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from dpce_cli.core.data.readers.reading import (
     IMAGE_SUFFIXES,
     SPLIT_NAMES,
+    UNREAD_SUFFIXES,
     CaptionRow,
     Skips,
     captioned_images,
@@ -23,6 +24,7 @@ from dpce_cli.core.data.readers.reading import (
     json_object,
     layout_error,
     numbered_lines,
+    of_unread_format,
     relative_path,
     scan_files,
     stated_captions,
@@ -104,9 +106,17 @@ def _read_shard(root: Path, shard: str, skips: Skips) -> Iterator[tuple[str, Ext
             for key, parts in _samples(_files(file, root, shard, skips), skips):
                 photos = [parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts]
                 if key in keys:
-                    skips.add("files apart from the others of their sample", f"{shard}/{key}")
-                elif len(photos) != 1:
-                    skips.add("samples with several images" if photos else "samples without an image", f"{shard}/{key}")
+                    for end, member in parts.items():
+                        kind = "images" if end in IMAGE_SUFFIXES else "files"
+                        name = f"{shard}/{PurePosixPath(member.name)}"
+                        skips.add(f"{kind} apart from the others of their sample", name)
+                elif not photos and (unread := [suffix for suffix in UNREAD_SUFFIXES if suffix in parts]):
+                    skips.add(f"samples with a photo {of_unread_format(key + unread[0])}", f"{shard}/{key}{unread[0]}")
+                elif not photos:
+                    skips.add("samples without an image", f"{shard}/{key}")
+                elif len(photos) > 1:
+                    for photo in photos:
+                        skips.add("images of samples with several", f"{shard}/{PurePosixPath(photo.name)}")
                 else:
                     path = f"{shard}/{PurePosixPath(photos[0].name)}"
                     extents[path] = extent(file, photos[0])

@@ -150,6 +150,17 @@ def test_photos_that_are_not_where_they_are_listed_are_counted_in_a_line_a_kind(
     )
 
 
+def test_sentences_of_karpathys_file_that_are_no_text_are_counted(tmp_path: Path) -> None:
+    root = make_coco(tmp_path)
+    path = root / "dataset_coco.json"
+    data = json.loads(path.read_text())
+    data["images"][0]["sentences"] += [{"raw": None}, {"tokens": []}, "A dog ."]
+    path.write_text(json.dumps(data))
+    read_again = read(root, "karpathy")
+    assert len(read_again.images) == len(data["images"])
+    assert read_again.skipped[0].startswith("captions that are no text: 3 (first: ")
+
+
 def test_captions_of_unlisted_images_and_what_is_listed_twice_are_counted(tmp_path: Path) -> None:
     root = make_coco(tmp_path)
     path = root / "annotations" / "captions_train2014.json"
@@ -158,12 +169,15 @@ def test_captions_of_unlisted_images_and_what_is_listed_twice_are_counted(tmp_pa
     data["annotations"] += [
         {"id": 98, "image_id": 77, "caption": "A ghost ."},
         {"id": 99, "image_id": 1, "caption": " "},
+        {"id": 97, "image_id": 1, "caption": None},
         {"id": 10, "image_id": 1, "caption": "Caption 0 of 1 ."},
     ]
     path.write_text(json.dumps(data))
     read_again = read(root, "paper")
     assert [list(image.captions) for image in read_again.images] == [texts(number) for number, _ in numbered()]
+    index = len(data["annotations"]) - 2
     assert read_again.skipped == (
+        f"captions that are no text: 1 (first: {path}: annotations[{index}] (null))",
         "captions of captions_train2014.json with the id of another: 1 (first: 10)",
         "images with captions that captions_train2014.json does not list: 1 (first: 77)",
         "images listed twice: 1 (first: train2014/COCO_train2014_000000000001.jpg)",
@@ -180,7 +194,6 @@ def test_captions_of_unlisted_images_and_what_is_listed_twice_are_counted(tmp_pa
         ({"cocoid": True}, r"images\[0\]: needs a whole number 'cocoid'"),
         ({"cocoid": 2}, r"images\[1\]: id 2 is of 'train2014/.*1\.jpg' and of 'train2014/.*2\.jpg'"),
         ({"sentences": "A dog ."}, r"images\[0\]: needs a list 'sentences'"),
-        ({"sentences": [{"tokens": []}]}, r"images\[0\]: needs a text 'raw'"),
         ({"sentences": [{"raw": "\ud800"}]}, r"images\[0\]: .* is not Unicode text"),
         ({"filepath": "..", "filename": "x.jpg"}, r"images\[0\]: '../x.jpg' is not a path below"),
         ({"filepath": "", "filename": "etc/x.jpg"}, r"images\[0\]: '/etc/x.jpg' is not a path below"),

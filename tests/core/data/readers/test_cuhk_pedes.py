@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dpce_cli.core.data.readers.cuhk_pedes import read_cuhk_pedes, read_icfg_pedes, read_rstp_reid
-from dpce_cli.core.data.records import SPLITS, CaptionedImages
+from dpce_cli.core.data.records import SPLITS
 from dpce_cli.core.errors import DataError
 from tests.layouts import make_cuhk_pedes, texts
 
@@ -38,10 +38,12 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     (root / "imgs" / "CUHK01" / "0001.png").unlink()
     change(root, 2, file_path="/etc/passwd.png")
     change(root, 4, captions=["", "  "])
+    change(root, 9, captions=["A man .", None])
     change(root, 7, file_path="CUHK01/0004.png")
     data = read_cuhk_pedes(root)
     assert len(data.images) == 12
     assert data.skipped == (
+        f"captions that are no text: 1 (first: {root / 'reid_raw.json'}: [9] (null))",
         "images listed twice: 1 (first: imgs/CUHK01/0004.png)",
         "photos that are not in imgs: 2 (first: imgs/CUHK01/0001.png, imgs/etc/passwd.png)",
         f"empty captions: 2 (first: {root / 'reid_raw.json'}: [4], {root / 'reid_raw.json'}: [4])",
@@ -55,7 +57,6 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
         (0, {"id": "1"}, r"\[0\]: needs a whole number 'id'"),
         (0, {"split": "all"}, r"\[0\]: unknown split 'all'"),
         (0, {"captions": "A man ."}, r"\[0\]: needs a list 'captions'"),
-        (0, {"captions": [1]}, r"\[0\]: 'captions' holds something that is no text"),
         (0, {"file_path": "../../x.png"}, r"\[0\]: 'imgs/\.\./\.\./x\.png' is not a path below"),
         (0, {"split": "test"}, r"\[1\]: identity 1 is of 'test' and of 'train'"),
         (2, {"file_path": "CUHK01/0001.png"}, r"\[2\]: 'imgs/CUHK01/0001.png' is listed with identity 2 and, at .*"),
@@ -101,18 +102,50 @@ def test_a_file_without_splits_has_persons_drawn_and_says_so(tmp_path: Path) -> 
     assert any("caption_all.json does not state: persons are drawn with --seed" in line for line in data.skipped)
 
 
-@pytest.mark.parametrize(
-    ("read", "name", "key"),
-    [(read_icfg_pedes, "ICFG-PEDES.json", "file_path"), (read_rstp_reid, "data_captions.json", "img_path")],
-)
-def test_other_pedestrians_are_read_in_their_own_form(
-    tmp_path: Path, read: Callable[[Path], CaptionedImages], name: str, key: str
-) -> None:
-    root = make_cuhk_pedes(tmp_path)
-    expected = read_cuhk_pedes(root)
+def make_of_others(root: Path, name: str, **values: Callable[[dict[str, Any]], Any]) -> Path:
+    """CUHK-PEDES' photos with a file of annotations whose records have `values` computed from CUHK-PEDES' records."""
+    make_cuhk_pedes(root)
     records = json.loads((root / "reid_raw.json").read_text())
-    (root / name).write_text(json.dumps([{**record, key: record["file_path"]} for record in records]))
-    assert read(root).images == expected.images
-    (root / name).unlink()
+    changed = [{**record, **{key: value(record) for key, value in values.items()}} for record in records]
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text(json.dumps(changed))
+    (root / "reid_raw.json").unlink()
+    return root
+
+
+OTHERS = {"icfg-pedes": read_icfg_pedes, "rstpreid": read_rstp_reid}
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "path_key"),
+    [
+        ("icfg-pedes", "ICFG-PEDES.json", "file_path"),
+        ("icfg-pedes", "ICFG_PEDES.json", "file_path"),
+        ("icfg-pedes", "annotations/ICFG-PEDES.json", "file_path"),
+        ("rstpreid", "data_captions.json", "img_path"),
+        ("rstpreid", "annotations/data_captions.json", "img_path"),
+    ],
+)
+def test_other_pedestrians_are_read_in_their_own_form(tmp_path: Path, name: str, file: str, path_key: str) -> None:
+    expected = read_cuhk_pedes(make_cuhk_pedes(tmp_path / "cuhk"))
+    root = make_of_others(tmp_path / "other", file, **{path_key: lambda record: record["file_path"]})
+    data = OTHERS[name](root)
+    assert data.name == name
+    for attribute in ("path", "split", "captions"):
+        assert [getattr(image, attribute) for image in data.images] == [
+            getattr(image, attribute) for image in expected.images
+        ]
+    persons = [len({image.identity for image in read.images}) for read in (data, expected)]
+    assert persons == [8, 8]
+    (root / file).unlink()
     with pytest.raises(DataError, match="its authors send it to researchers who ask"):
-        read(root)
+        OTHERS[name](root)
+
+
+def test_persons_of_icfg_pedes_may_be_numbered_anew_in_each_split(tmp_path: Path) -> None:
+    root = make_of_others(tmp_path, "ICFG-PEDES.json", id=lambda record: record["id"] % 2)
+    data = read_icfg_pedes(root)
+    assert {image.identity for image in data.images} == {f"{split} {number}" for split in SPLITS for number in (0, 1)}
+    (root / "ICFG-PEDES.json").rename(root / "data_captions.json")
+    with pytest.raises(DataError, match="identity 1 is of 'train' and of 'val'"):
+        read_rstp_reid(root)

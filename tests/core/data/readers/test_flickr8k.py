@@ -130,6 +130,17 @@ def test_photos_behind_a_link_out_of_the_root_are_refused(tmp_path: Path) -> Non
         read_flickr8k(root)
 
 
+@pytest.mark.parametrize("blank", [" ", "\t"])
+def test_chinese_captions_name_photos_without_their_ending(tmp_path: Path, blank: str) -> None:
+    root, captions = make(tmp_path / "root"), tmp_path / "flickr8kzhc.caption.txt"
+    lines = [f"{number}#{kind}#0{blank}一只狗 在跑" for number, kind in ((1, "zhb"), (3, "zhm"), (4, "zhm"))]
+    captions.write_text("\n".join(lines))
+    data = read_flickr8k(root, captions=captions)
+    assert [(image.image_id, image.split, image.captions) for image in data.images] == [
+        (f"{number}.jpg", split, ("一只狗 在跑",)) for number, split in ((1, "train"), (3, "val"), (4, "test"))
+    ]
+
+
 def test_an_image_in_two_splits_is_a_data_error(tmp_path: Path) -> None:
     root = make(tmp_path)
     add(root / FILES["val"], "1.jpg\n")

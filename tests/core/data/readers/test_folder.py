@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import csv
 import json
+import shutil
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from dpce_cli.core.data.readers.flickr8k import read_flickr8k
 from dpce_cli.core.data.readers.folder import read_folder
 from dpce_cli.core.data.records import CaptionedImages
 from dpce_cli.core.errors import ConfigError, DataError
@@ -152,7 +156,7 @@ def test_impossible_fractions_are_a_config_error(root: Path, val: float, test: f
         ('image,caption\na.jpg,x\na.jpg,"open\nb.jpg,y\n', ":3: not valid CSV"),
         ("image,caption\n../a.jpg,x\n", r":2: '\.\./a\.jpg' is not a path below"),
         ("image,caption\n/a.jpg,x\n", r":2: '/a\.jpg' is not a path below"),
-        ("image,caption\n,x\n", ":2: '' is not a path below"),
+        ("image,caption\n,x\n", r"no image with a caption .*rows without an image: 1 \(first: .*captions\.csv:2\)"),
         ("image,caption\nzebra.jpg,x\n", r"no image with a caption is left to read \(captions whose image"),
     ],
 )
@@ -177,7 +181,7 @@ GOOD = '{"image": "a.jpg", "caption": "x"}\n'
         ('{"image": "a.jpg", "path": "a.jpg", "caption": "x"}', ":1: needs exactly one column"),
         ('{"image": "a.jpg"}', ":1: needs exactly one column caption or text"),
         ('{"image": 3, "caption": "x"}', ":1: needs a text for the image"),
-        ('{"image": "a.jpg", "captions": {"x": 1}}', ":1: needs a text"),
+        ('{"image": "a.jpg", "captions": {"x": 1}}', r"captions that are no text: 1 .*:1 \("),
         ('{"image": "a.jpg", "caption": "\\ud800"}', ":1: .* is not Unicode text"),
         ('{"image": "a.jpg", "caption": "x", "split": 1}', ":1: unknown split 1"),
         (
@@ -291,15 +295,29 @@ def test_parquet_is_read_and_what_is_no_text_is_counted(root: Path) -> None:
 
 
 def test_captions_that_are_no_text_are_counted_and_the_rest_is_read(root: Path) -> None:
-    lines = ['{"image": "a.jpg", "caption": NaN}', '{"image": "a.jpg", "captions": ["a dog", 3, null]}']
+    lines = [
+        '{"image": "a.jpg", "caption": NaN}',
+        '{"image": "a.jpg", "captions": ["a dog", 3, null]}',
+        '{"image": "a.jpg", "captions": null}',
+        '{"image": null, "caption": "a cow"}',
+        '{"image": NaN, "caption": "a cow"}',
+    ]
     (root / "captions.jsonl").write_text("\n".join(lines))
     data = read(root, val=0, test=0)
     assert data.images[0].captions == ("a dog",)
-    assert any(line.startswith("captions that are no text: 3 (first: ") for line in data.skipped)
+    assert any(line.startswith("captions that are no text: 4 (first: ") for line in data.skipped)
+    assert any(line.startswith("rows without an image: 2 (first: ") for line in data.skipped)
 
 
-def test_columns_of_other_names_are_named_by_the_person(root: Path) -> None:
-    (root / "captions.csv").write_text("Photo,Was man sieht,text\na.jpg,ein Hund,x\n")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("captions.csv", "Photo,Was man sieht,text\na.jpg,ein Hund,x\n"),
+        ("captions.jsonl", '{"Photo": "a.jpg", "Was man sieht": "ein Hund", "text": "x"}\n'),
+    ],
+)
+def test_columns_of_other_names_are_named_by_the_person(root: Path, name: str, text: str) -> None:
+    (root / name).write_text(text)
     data = read_folder(
         root,
         captions=None,
@@ -318,6 +336,43 @@ def test_a_photo_of_a_format_that_is_not_read_is_told_from_a_missing_one(root: P
     skipped = read(root, val=0, test=0).skipped
     assert "captions of photos of the format .cr2, which is not read: 1 (first: raw.cr2)" in skipped
     assert f"captions whose image is not in {root}: 1 (first: gone.jpg)" in skipped
+
+
+def test_names_of_columns_are_refused_where_there_is_no_table(root: Path) -> None:
+    (root / "a.txt").write_text("a dog\n")
+    for columns in ({"image_column": "photo"}, {"caption_column": "text"}):
+        with pytest.raises(DataError, match="holds no table of captions, which --image-column and --caption-column"):
+            read_folder(root, captions=None, val_fraction=0, test_fraction=0, seed=0, **columns)
+
+
+def test_a_name_with_accents_as_characters_of_their_own_is_the_same_name(root: Path) -> None:
+    touch(root, unicodedata.normalize("NFD", "Käse.jpg"))
+    (root / "captions.csv").write_text(unicodedata.normalize("NFC", "image,caption\nKäse.jpg,cheese\n"))
+    assert list(captions_of(read(root)).values()) == [("cheese",)]
+
+
+def test_a_text_beside_a_photo_of_a_format_that_is_not_read_says_so(root: Path) -> None:
+    touch(root, "raw.cr2")
+    for name in ("a.txt", "raw.txt"):
+        (root / name).write_text("a dog\n")
+    assert read(root).skipped == (
+        "captions of photos of the format .cr2, which is not read: 1 (first: raw.cr2)",
+        "images without a caption: 1 (first: trip/b.PNG)",
+    )
+
+
+def test_kaggles_flickr8k_is_read(tmp_path: Path, shared_data: Path) -> None:
+    official = read_flickr8k(shared_data / "flickr8k").images[::500]
+    (tmp_path / "Images").mkdir()
+    with open(tmp_path / "captions.txt", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("image", "caption"))
+        for image in official:
+            shutil.copy(shared_data / "flickr8k" / image.path, tmp_path / "Images")
+            rows.writerows((image.image_id, caption) for caption in image.captions)
+    data = read(tmp_path)
+    assert captions_of(data) == {f"Images/{image.image_id}": image.captions for image in official}
+    assert [line.partition(" (")[0] for line in data.skipped] == ["photos found under a slightly different name: 14"]
 
 
 def test_tables_that_are_not_read_are_named(root: Path) -> None:

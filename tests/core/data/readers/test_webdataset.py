@@ -3,16 +3,20 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from dpce_cli.core.data.readers.folder import read_folder
@@ -210,9 +214,9 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     assert data.skipped == (
         f"links, devices and sparse files in tars: 5 (first: {names})",
         "samples without an image: 1 (first: 0.tar/text)",
-        "samples with several images: 1 (first: 0.tar/two)",
+        "images of samples with several: 2 (first: 0.tar/two.jpg, 0.tar/two.png)",
         "files that came before in their sample: 1 (first: twice.txt)",
-        "files apart from the others of their sample: 1 (first: 0.tar/a)",
+        "files apart from the others of their sample: 1 (first: 0.tar/a.json)",
         f"empty captions: 1 (first: {tmp_path}/0.tar/blank.txt:1)",
         f"repeated captions: 1 (first: {tmp_path}/0.tar/again.txt:2)",
         "images without a caption: 3 (first: 0.tar/bare.jpg, 0.tar/blank.jpg, 0.tar/empty.jpg)",
@@ -240,7 +244,7 @@ def test_equal_keys_in_different_shards_are_different_photos(tmp_path: Path) -> 
         ("a.json", b'{"caption": "x"', r"0\.tar/a\.json: not valid JSON .*; put one whole object there"),
         ("a.json", b"[" * 100_000, r"0\.tar/a\.json: not valid JSON"),
         ("a.json", b'["x"]', r"0\.tar/a\.json: not an object"),
-        ("a.json", b'{"captions": {"x": 1}}', r"0\.tar/a\.json: needs a text caption or a list captions"),
+        ("a.json", b'{"captions": {"x": 1}}', r"captions that are no text: 1 \(first: .*0\.tar/a\.json"),
         ("a.json", b'{"caption": "\\ud800"}', r"0\.tar/a\.json: .* is not Unicode text"),
         ("../b.jpg", b"", r"0\.tar: '\.\./b\.jpg' is not a path below"),
         ("/etc/b.jpg", b"", r"0\.tar: '/etc/b\.jpg' is not a path below"),
@@ -300,6 +304,34 @@ def test_photos_whose_names_have_dots_are_all_read(tmp_path: Path) -> None:
     data = read(tmp_path)
     assert captions_of(data) == {f"0.tar/{name}.jpg": ("a dog",) for name in names}
     assert data.skipped == ()
+
+
+NAMES = st.builds("{}.{}".format, st.sampled_from(["a", "b", "a.1", "a.2", "b.1.x"]), st.sampled_from(["jpg", "png"]))
+TEXTS = st.builds("{}.txt".format, st.sampled_from(["a", "b", "a.1", "a.2", "b.1.x"]))
+
+
+@given(st.data(), st.sets(NAMES, min_size=1, max_size=3), st.sets(TEXTS, max_size=3))
+def test_each_photo_of_a_tar_is_read_or_named_with_the_reason(
+    data: st.DataObject, photos: set[str], texts: set[str]
+) -> None:
+    """At most three photos, because a reason names its first three."""
+    order = data.draw(st.permutations(sorted(photos | texts)))
+    with TemporaryDirectory() as folder:
+        write_tar(Path(folder) / "0.tar", [(name, b"a dog") for name in order])
+        try:
+            found = read(Path(folder))
+        except DataError as error:
+            named, kept = str(error), set[str]()
+        else:
+            named, kept = " ".join(found.skipped), {image.path.removeprefix("0.tar/") for image in found.images}
+    for photo in photos - kept:
+        assert re.search(rf"(?<![\w.]){re.escape(photo)}(?![\w.])", named), (order, named)
+
+
+def test_a_photo_of_a_format_that_is_not_read_is_named_with_its_format(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [*sample("a"), ("b.jxl", b"1"), ("b.txt", b"a dog")])
+    expected = "samples with a photo of the format .jxl, which is not read: 1 (first: 0.tar/b.jxl)"
+    assert read(tmp_path).skipped == (expected,)
 
 
 def test_a_caption_that_is_no_text_is_counted(tmp_path: Path) -> None:
