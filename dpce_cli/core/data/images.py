@@ -30,8 +30,8 @@ FORMATS = (
 """Nothing else is opened: some of Pillow's other formats run external programs. HEIF with the library pillow-heif."""
 
 MOST_PIXELS = 64_000_000
-"""A photo with more is not decoded. One with as many takes 0.5 GB of memory, or 1 GB with 16-bit or float pixels, and a
-view needs a hundredth of its pixels."""
+"""A photo with more is not decoded. One with as many takes 0.5 GB of memory, or 0.8 GB with 16-bit or float pixels,
+and a view needs a hundredth of its pixels."""
 
 ENOUGH_PIXELS = 1024
 """A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as each side keeps this many pixels."""
@@ -87,14 +87,17 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_to_8_bit(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    values = np.array(image, dtype=np.float32)  # changed in place: a large photo's numbers are held once
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if image.mode.startswith("I;16"):
         low, high = 0.0, 65535.0
     elif low >= 0 and high <= 65535:
         low, high = 0.0, next(ceiling for ceiling in (1.0, 255.0, 65535.0) if high <= ceiling)
     gain = 255 / (high - low or 1.0)
-    return Image.fromarray(np.rint(values * gain - low * gain).astype(np.uint8))
+    values *= gain
+    values -= low * gain
+    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
 
 def plain_view(image: Image.Image, *, resize: int, crop: int) -> Tensor:

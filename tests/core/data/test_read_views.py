@@ -59,6 +59,21 @@ def test_views_come_in_order_and_bad_files_are_named(tmp_path: Path, album: list
     assert [message.split(":")[0] for message in messages] == [f"{tmp_path}/3.png", f"{tmp_path}/6.png"]
 
 
+def test_a_photo_that_has_become_a_link_out_of_the_root_is_not_opened(tmp_path: Path) -> None:
+    root = tmp_path / "album"
+    root.mkdir()
+    for path in (root / "inside.png", tmp_path / "secret.png"):
+        Image.new("RGB", (4, 4)).save(path)
+    (root / "outward.png").symlink_to(tmp_path / "secret.png")
+    (root / "inward.png").symlink_to(root / "inside.png")
+    album = [photo("outward.png"), photo("inward.png")]
+    (positions, _, messages), *_ = read_views(root, album, tiny_view, batch_size=2, workers=0)
+    assert positions == [1]
+    assert [message.partition("; ")[0] for message in messages] == [
+        f"{root}/outward.png: a link that leads out of the data set's folder"
+    ]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_views_from_a_shard_are_those_of_the_files(tmp_path: Path, album: list[CaptionedImage], workers: int) -> None:
     shard = write_tar(
