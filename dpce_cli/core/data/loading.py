@@ -28,7 +28,8 @@ from dpce_cli.core.processes.interruption import STOP_SIGNALS, Interrupted, inte
 from dpce_cli.core.progress import Reporter
 
 _abandoned: list[Any] = []
-"""Iterators of a killed worker: their end would wait for the rest of what it was sending, to memory for a GPU."""
+"""Iterators that must not end by themselves: of a killed worker, one would wait for the rest of what the worker was
+sending; half begun, one would raise."""
 
 
 def read_views(
@@ -178,6 +179,7 @@ def _started(
         with interrupts_held_back(), _deaths_told([]):
             batches = iter(loader)
     except OSError as error:
+        _abandoned.append(error)  # its traceback holds the iterator
         _kill([process for process in multiprocessing.active_children() if process not in others])
         raise DataError(
             f"the worker processes that read photos cannot be started ({error.strerror}); choose fewer --workers, or "

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -146,6 +148,26 @@ def test_a_killed_worker_is_told_where_its_photos_are_waited_for(
         worker.join()
     with pytest.raises(DataError, match=r"a process that reads photos was ended, .* with fewer --workers"):
         list(views)
+
+
+@pytest.mark.parametrize("more", [1, 4, 7])
+def test_too_few_open_files_for_the_workers_end_in_one_message(
+    tmp_path: Path, album: list[CaptionedImage], more: int
+) -> None:
+    """However many workers have started by then; pytest fails on what is raised where objects end."""
+    others, (soft, hard) = set(multiprocessing.active_children()), resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, hard))
+    try:
+        with pytest.raises(DataError, match=r"cannot be started \(Too many open files\); choose fewer --workers"):
+            next(read_views(tmp_path, album, tiny_view, batch_size=1, workers=2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    gc.collect()
+    for worker in set(multiprocessing.active_children()) - others:
+        worker.join(10)
+    assert set(multiprocessing.active_children()) <= others
 
 
 INTERRUPTED = """
