@@ -46,21 +46,16 @@ class CaffeResNet50(models.ResNet):  # type: ignore[misc]  # torchvision is unty
 
 
 class CaffeVGG(models.VGG):  # type: ignore[misc]  # torchvision is untyped
-    """VGG-16 ("D") or VGG-19 ("E") up to fc7, without dropout and without fc7's ReLU, which the authors took out.
-
-    The classification layer has a place for its weights and no use.
-    """
+    """VGG-16 ("D") or VGG-19 ("E"): fc6 and the layers after it see every 7x7 window of the last map."""
 
     mean: Tensor
 
     def __init__(self, configuration: str) -> None:
         super().__init__(models.vgg.make_layers(models.vgg.cfgs[configuration]))
-        for index in (2, 4, 5):
-            self.classifier[index] = nn.Identity()
         self.register_buffer("mean", torch.zeros(3))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features `(batch, windows, 4096)`; a side must have 224 pixels at least."""
+        """The classifier's output per window, `(batch, windows, ...)`; photos have 224 x 224 pixels at least."""
         maps = self.features(pixels - self.mean[:, None, None])
         features: Tensor = self.classifier(F.unfold(maps, _WINDOW).transpose(1, 2))
         return features

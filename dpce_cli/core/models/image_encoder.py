@@ -107,7 +107,8 @@ def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
 class ImageEncoder(nn.Module):
     """Photos to image embeddings before their ReLU (f_img).
 
-    The head is Linear -> BN -> ReLU -> Linear -> BN on the pooled CNN features (fc7 for VGG).
+    The head is Linear -> BN -> ReLU -> Linear -> BN on the pooled CNN features. Those of a VGG are the outputs of fc7
+    before its ReLU, and the CNN has no dropout, as in the authors' code.
 
     Args:
         backbone: one of `BACKBONES`.
@@ -124,7 +125,8 @@ class ImageEncoder(nn.Module):
         self.backbone = build_backbone(backbone)
         _, _, feature_dim = _BACKBONES[backbone]
         if isinstance(self.backbone, models.VGG):
-            self.backbone.classifier = nn.Sequential(*list(self.backbone.classifier)[:-1])
+            fc6, relu, _, fc7 = self.backbone.classifier[:4]
+            self.backbone.classifier = nn.Sequential(fc6, relu, nn.Identity(), fc7)  # keeps the weights' names
             hidden = 4096
         else:
             self.backbone.fc = nn.Identity()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
-from dpce_cli.core.data.images import load_image, training_view
+from dpce_cli.core.data.images import load_image, normalize, training_view
 from dpce_cli.core.errors import CheckpointError, ConfigError
 from dpce_cli.core.models import image_encoder
 from dpce_cli.core.models.image_encoder import (
@@ -83,6 +83,33 @@ def test_vgg_features_are_those_of_fc7(backbone: str) -> None:
     assert encoder.feature_dim == 4096
     assert sum(isinstance(layer, nn.Conv2d) for layer in encoder.backbone.modules()) == int(backbone[3:]) - 3
     check_head(encoder, 4096, 4096)
+
+
+def thin_vgg() -> models.VGG:
+    """A VGG with 8 channels and layers of 16 where torchvision's has 512 and 4096."""
+    with torch.device("meta"):
+        vgg = models.vgg16()
+    vgg.features = nn.Sequential(nn.MaxPool2d(32), nn.Conv2d(3, 8, 1))
+    vgg.classifier = nn.Sequential(
+        nn.Linear(8 * 49, 16), nn.ReLU(True), nn.Dropout(), nn.Linear(16, 16), nn.ReLU(True), nn.Dropout(),
+        nn.Linear(16, 10),
+    )  # fmt: skip
+    return vgg
+
+
+def test_vgg_has_neither_dropout_nor_the_relu_of_fc7_as_in_the_authors_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(image_encoder._BACKBONES, "vgg16", (thin_vgg, None, 16))
+    weights = {key: value.clone() for key, value in thin_vgg().state_dict().items()}
+    encoder, images = build("vgg16").train(), random_images(8, 224)
+    encoder.reset_parameters(generator_for("head"), weights)
+    with torch.no_grad():
+        features = encoder.pooled_features(images)
+        assert isinstance(encoder.backbone, models.VGG)
+        maps = encoder.backbone.features(normalize(images, mean=IMAGENET_MEAN, std=IMAGENET_STD)).flatten(1)
+    fc6 = torch.relu(F.linear(maps, weights["classifier.0.weight"], weights["classifier.0.bias"]))
+    fc7 = F.linear(fc6, weights["classifier.3.weight"], weights["classifier.3.bias"])
+    torch.testing.assert_close(features, fc7)
+    assert (features < 0).any()
 
 
 def test_the_published_head_maps_2048_to_2048_to_2048() -> None:
