@@ -44,29 +44,33 @@ def evaluate(
     as_json: JsonOption = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
-    """Measure retrieval in both directions on an extracted split.
+    """Measure retrieval in both directions on an extracted split, by plain cosines and with hubs corrected.
 
     Example: dpce eval --split val --json
     """
     from dpce_cli.commands.console import print_json
     from dpce_cli.core.retrieval.evaluation import evaluate_split
+    from dpce_cli.core.retrieval.hubness import corrected_for_hubs, has_hubness
     from dpce_cli.core.workspace.artefacts import load_features
     from dpce_cli.core.workspace.workspace import Workspace
 
     store, checkpoint = load_features(Workspace(workspace), split)
-    measured = evaluate_split(store, protocol.value if protocol else None)
-    name, stage, fingerprint = checkpoint.dataset, checkpoint.stage, checkpoint.fingerprint
-    label = f"{name} {split}, {measured.protocol}, Stage {stage} {fingerprint[:12]}"
+    measured = {"": evaluate_split(store, protocol.value if protocol else None)}
+    if has_hubness(store):
+        measured["hubs corrected"] = evaluate_split(corrected_for_hubs(store), protocol.value if protocol else None)
+    plain, name, stage, fingerprint = measured[""], checkpoint.dataset, checkpoint.stage, checkpoint.fingerprint
     if as_json or form is Format.json:
         about = {"dataset": name, "split": split, "stage": stage, "checkpoint": fingerprint}
-        print_json({**about, **measured.to_dict()})
-    elif form is Format.markdown:
-        typer.echo("| " + " | ".join([label, *_cells(measured)]) + " |")
-    elif form is Format.latex:
-        typer.echo(" & ".join([label, *_cells(measured)]) + r" \\")
+        corrected = {key.replace(" ", "_"): one.to_dict() for key, one in measured.items() if key}
+        print_json({**about, **plain.to_dict(), **corrected})
+    elif form in (Format.markdown, Format.latex):
+        for way, one in measured.items():
+            about_row = [f"{name} {split}", plain.protocol, way, f"Stage {stage} {fingerprint[:12]}"]
+            row = [", ".join(filter(None, about_row)), *_cells(one)]
+            typer.echo("| " + " | ".join(row) + " |" if form is Format.markdown else " & ".join(row) + r" \\")
     else:
         _print_table(
-            f"{name}, {split} split: {measured.images} images, {measured.captions} captions; "
+            f"{name}, {split} split: {plain.images} images, {plain.captions} captions; "
             f"Stage {stage} model {fingerprint[:12]}",
             measured,
         )
@@ -84,21 +88,24 @@ def _cells(measured: Evaluation) -> list[str]:
     ]
 
 
-def _print_table(subject: str, measured: Evaluation) -> None:
+def _print_table(subject: str, measured: dict[str, Evaluation]) -> None:
     from dpce_cli.commands.console import print_table
     from dpce_cli.core.retrieval.evaluation import PROTOCOLS
 
-    rsum = "" if measured.rsum is None else f"; RSUM {measured.rsum:.1f}"
-    title = f"{subject}; protocol {measured.protocol}: {PROTOCOLS[measured.protocol]}{rsum}"
+    protocol = measured[""].protocol
+    sums = [f"{way} {one.rsum:.1f}".strip() for way, one in measured.items() if one.rsum is not None]
+    rsum = f"RSUM {', '.join(sums)}" if sums else ""
+    title = "; ".join(filter(None, (subject, f"protocol {protocol}: {PROTOCOLS[protocol]}", rsum)))
     rows = [
         (
-            name.replace("_", "-"),
+            ", ".join(filter(None, (name.replace("_", "-"), way))),
             *(f"{100 * value:.1f}" for value in (d.r1, d.r5, d.r10)),
             f"{d.median_rank:g}",
             f"{d.mean_rank:.1f}",
             f"{100 * d.map:.1f}",
         )
-        for name, d in measured.directions.items()
+        for way, one in measured.items()
+        for name, d in one.directions.items()
     ]
     columns = ("direction", "R@1 %", "R@5 %", "R@10 %", "median rank", "mean rank", "mAP %")
     print_table(title, columns, rows, text_columns=0)

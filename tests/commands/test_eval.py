@@ -20,7 +20,10 @@ def test_the_table_says_what_was_measured_on_what(workspace: Path) -> None:
         "protocol full: all images and captions; RSUM "
     )
     assert header.split("  ")[0] == "direction"
-    assert [row.split()[0] for row in rows] == ["image-to-text", "text-to-image"]
+    assert [row.split("  ")[0] for row in rows] == [
+        *("image-to-text", "text-to-image"),
+        *("image-to-text, hubs corrected", "text-to-image, hubs corrected"),
+    ]
     assert outcome.stderr == ""
 
 
@@ -32,10 +35,11 @@ def test_the_json_has_the_numbers_of_the_table(workspace: Path) -> None:
     assert (metrics["dataset"], metrics["split"], metrics["stage"]) == ("scenes", "test", 2)
     assert (metrics["protocol"], metrics["images"], metrics["captions"]) == ("full", 6, 30)
     assert succeed("eval", "--format", "json", workspace=workspace).stdout == outcome.stdout
-    assert title.endswith(f"RSUM {metrics['rsum']:.1f}")
-    for row, name in zip(rows, ("image_to_text", "text_to_image"), strict=True):
-        measured = metrics[name]
-        assert row.split()[1:] == [
+    corrected = metrics["hubs_corrected"]
+    assert title.endswith(f"RSUM {metrics['rsum']:.1f}, hubs corrected {corrected['rsum']:.1f}")
+    directions = [by[name] for by in (metrics, corrected) for name in ("image_to_text", "text_to_image")]
+    for row, measured in zip(rows, directions, strict=True):
+        assert row.replace(", hubs corrected", "").split()[1:] == [
             *(f"{100 * measured[key]:.1f}" for key in ("r1", "r5", "r10")),
             f"{measured['median_rank']:g}",
             f"{measured['mean_rank']:.1f}",
@@ -53,11 +57,14 @@ def test_a_row_for_a_paper_has_recalls_and_median_ranks(
     metrics = json.loads(succeed("eval", "--json", workspace=workspace).stdout)
     outcome = succeed("eval", "--format", form, workspace=workspace)
 
-    cells = [f"scenes test, full, Stage 2 {metrics['checkpoint'][:12]}"]
-    for name in ("image_to_text", "text_to_image"):
-        cells += [f"{100 * metrics[name][key]:.1f}" for key in ("r1", "r5", "r10")]
-        cells.append(f"{metrics[name]['median_rank']:g}")
-    assert outcome.stdout == start + between.join(cells) + end + "\n"
+    lines = []
+    for way, measured in (("", metrics), (" hubs corrected,", metrics["hubs_corrected"])):
+        cells = [f"scenes test, full,{way} Stage 2 {metrics['checkpoint'][:12]}"]
+        for name in ("image_to_text", "text_to_image"):
+            cells += [f"{100 * measured[name][key]:.1f}" for key in ("r1", "r5", "r10")]
+            cells.append(f"{measured[name]['median_rank']:g}")
+        lines.append(start + between.join(cells) + end)
+    assert outcome.stdout.splitlines() == lines
 
 
 def test_by_identity_there_is_one_direction(workspace: Path) -> None:
@@ -71,10 +78,10 @@ def test_by_identity_there_is_one_direction(workspace: Path) -> None:
     with open_or_resume(path, arrays={}, constants={**store.arrays, **constants}, meta=store.meta) as changed:
         changed.finish()
 
-    title, _, row = succeed("eval", workspace=workspace).stdout.splitlines()
+    title, _, row, _ = succeed("eval", workspace=workspace).stdout.splitlines()
     assert title.endswith("; protocol identity: any image of the caption's identity is a hit")
     measured = json.loads(succeed("eval", "--json", workspace=workspace).stdout)["text_to_image"]
-    cells = succeed("eval", "--format", "markdown", workspace=workspace).stdout.split(" | ")
+    cells = succeed("eval", "--format", "markdown", workspace=workspace).stdout.splitlines()[0].split(" | ")
     recalls = [f"{100 * measured[key]:.1f}" for key in ("r1", "r5", "r10")]
     assert row.split()[1:4] == cells[1:4] == recalls
     assert cells[4].split()[0] == row.split()[6] == f"{100 * measured['map']:.1f}"

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dpce_cli.core.data.contents import is_stored, meta_to_fill, photo_contents
+from dpce_cli.core.data.contents import UNREADABLE, is_stored, meta_to_fill, photo_contents
 from dpce_cli.core.data.loading import read_views, stop_without_launcher, warn_of_others
 from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.processes.collectives import rank, share
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_captions
+from dpce_cli.core.retrieval.hubness import BANK_PHOTOS, NEAREST, Bank, load_bank
 from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.workspace.checkpoint import Checkpoint
 from dpce_cli.core.workspace.feature_cache import cached_test_features
 from dpce_cli.core.workspace.features import load_feature_store, open_feature_store
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.workspace import PreparedDataset, PreparedImage, Workspace
 
 _IMAGES, _CAPTIONS = 16, 256
 
@@ -41,63 +44,27 @@ def extract_features(
     trained with position shift (Zheng et al. 2020, section 5.1). Where training left the frozen CNN's features of these
     photos' crops in the cache, they are not computed again. Several processes take a share each.
 
+    The hubness of each photo and caption is stored too. For it, some training photos and their captions are embedded
+    first, once per model. Where none of these photos can be read, it is 0.
+
     Raises:
         DataError: no photo can be read.
         WorkspaceError: there is no such split, or the store cannot be written.
     """
-    images, path, config = dataset.split(split), workspace.features_path(split), checkpoint.config
+    images, path = dataset.split(split), workspace.features_path(split)
+    model = Model.of_checkpoint(checkpoint, device=device)
+    embedding = _Embedding(workspace, dataset, checkpoint, model, workers, reporter)
+    bank = _bank(embedding)
     meta = {
-        "split": split,
-        "stage": checkpoint.stage,
-        "checkpoint": checkpoint.fingerprint,
+        **embedding.meta(split),
         "made_from": dataset.split_fingerprints[split],
-        "config": config.to_dict(),
+        "bank": None if bank is None else [NEAREST, len(bank.image_embeddings), len(bank.text_embeddings)],
     }
     contents = photo_contents(dataset.root, images)
     if is_stored(path, meta, contents):
         reporter.note(f"{path} holds these embeddings already")
         return path
-    captions = pack_captions(images, dataset.vocabulary, checkpoint.vocabulary, config.text.max_words)
-    if unknown := int((captions.token_ids[:, 0] == 0).sum()):
-        reporter.warn(
-            f"{unknown} of {len(captions.token_ids)} captions have no known word; they are embedded as blanks"
-        )
-    model, dim = Model.of_checkpoint(checkpoint, device=device), config.model.embedding_dim
-    own, texts, problems = images[share(len(images))], captions.token_ids[share(len(captions.token_ids))], list[str]()
-    whole_meta = meta_to_fill(path, meta, contents)
-    with open_feature_store(path, images=images, dim=dim, meta=whole_meta) as store:
-        if (done := store.done("image_embeddings")) < len(own):
-            encoder = model.image_encoder
-            whole = config.image.test_view == "full"
-            size = 1 if whole else _IMAGES  # whole photos differ in size
-            view = views_in_testing(config.image)
-            views = read_views(dataset.root, own[done:], view, batch_size=size, workers=workers)
-            features = None if whole else cached_test_features(workspace, dataset, encoder, config.image, split=split)
-            if features is not None:
-                reporter.note("taking the image CNN's features from the cache")
-                views = _from_cache(features[share(len(images))][done:])
-            with reporter.track(f"embedding {split} photos", len(own), done) as advance:
-                for positions, batch, unread in views:
-                    rows = torch.zeros(len(positions) + len(unread), dim)
-                    if positions:
-                        first = positions[0] // size * size
-                        rows[torch.tensor(positions) - first] = encode_images(encoder, batch.to(device))
-                    for problem in unread:
-                        reporter.warn(f"{problem}: skipped")
-                    problems += unread
-                    store.append("image_embeddings", rows)
-                    advance(len(rows))
-                    stop_without_launcher()
-        if (done := store.done("text_embeddings")) < len(texts):
-            text_encoder = model.text_encoder
-            with reporter.track(f"embedding {split} captions", len(texts), done) as advance:
-                for token_ids in texts[done:].split(_CAPTIONS):
-                    placements = None if config.model.position_shift else 1
-                    store.append("text_embeddings", encode_text(text_encoder, token_ids, placements=placements))
-                    advance(len(token_ids))
-                    stop_without_launcher()
-        store.finish()
-    warn_of_others(problems, reporter)
+    embedding.fill(path, images, meta, contents, bank=bank)
     if rank():
         return path
     unreadable = len(images) - len(load_feature_store(path).image_ids)
@@ -114,7 +81,115 @@ def extract_features(
     return path
 
 
-def _from_cache(features: Tensor) -> Iterator[tuple[list[int], Tensor, list[str]]]:
-    """Cached features `(photos, views, feature_dim)` in the form in which `read_views` yields photos."""
-    for start, batch in zip(range(0, len(features), _IMAGES), features.split(_IMAGES), strict=True):
-        yield list(range(start, start + len(batch))), batch, []
+def _bank(embedding: _Embedding) -> Bank | None:
+    """Embeddings of some training photos and their captions; None, with a warning, where no photo can be read."""
+    train, root = embedding.dataset.split("train"), embedding.dataset.root
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:BANK_PHOTOS].sort().values
+    images = [train[index] for index in chosen.tolist()]
+    path = embedding.workspace.bank_path(embedding.checkpoint.stage)
+    meta, contents = embedding.meta("train"), photo_contents(root, images)
+    if not is_stored(path, meta, contents):
+        if set(contents) == {UNREADABLE}:
+            embedding.reporter.warn(f"{root}: no training photo can be read; results are not corrected for hubs")
+            return None
+        embedding.fill(path, images, meta, contents, chosen=chosen)
+    return load_bank(path)
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """A model, and the data set whose photos and captions it embeds."""
+
+    workspace: Workspace
+    dataset: PreparedDataset
+    checkpoint: Checkpoint
+    model: Model
+    workers: int
+    reporter: Reporter
+
+    def meta(self, split: str) -> dict[str, Any]:
+        """What the embeddings of a split depend on, besides its photos and captions."""
+        config, stage = self.checkpoint.config.to_dict(), self.checkpoint.stage
+        return {"split": split, "stage": stage, "checkpoint": self.checkpoint.fingerprint, "config": config}
+
+    def fill(
+        self,
+        path: Path,
+        images: Sequence[PreparedImage],
+        meta: Mapping[str, Any],
+        contents: Sequence[str],
+        *,
+        chosen: Tensor | None = None,
+        bank: Bank | None = None,
+    ) -> None:
+        """Make the feature store of `images` at `path`, or go on where an earlier process stopped.
+
+        Args:
+            contents: of the photos.
+            chosen: indices of the images in their split; None: all of it.
+            bank: tells the hubness of each; without it, it is 0.
+        """
+        dataset, config, split, reporter = self.dataset, self.checkpoint.config, meta["split"], self.reporter
+        captions = pack_captions(images, dataset.vocabulary, self.checkpoint.vocabulary, config.text.max_words)
+        if unknown := int((captions.token_ids[:, 0] == 0).sum()):
+            reporter.warn(
+                f"{unknown} of {len(captions.token_ids)} {split} captions have no known word; they are "
+                "embedded as blanks"
+            )
+        own, texts, problems = (
+            images[share(len(images))],
+            captions.token_ids[share(len(captions.token_ids))],
+            list[str](),
+        )
+        whole_meta = meta_to_fill(path, meta, contents)
+        with open_feature_store(path, images=images, dim=self.model.dim, meta=whole_meta) as store:
+            done = store.done("image_embeddings")
+            with reporter.track(f"embedding {split} photos", len(own), done) as advance:
+                for rows, unread in self._image_rows(own, done, split, chosen):
+                    for problem in unread:
+                        reporter.warn(f"{problem}: skipped")
+                    problems += unread
+                    hubness = torch.zeros(len(rows)) if bank is None else bank.hubness_of_images(rows)
+                    store.append(image_embeddings=rows, image_hubness=hubness)
+                    advance(len(rows))
+                    stop_without_launcher()
+            done = store.done("text_embeddings")
+            with reporter.track(f"embedding {split} captions", len(texts), done) as advance:
+                for token_ids in texts[done:].split(_CAPTIONS):
+                    placements = None if config.model.position_shift else 1
+                    rows = encode_text(self.model.text_encoder, token_ids, placements=placements)
+                    hubness = torch.zeros(len(rows)) if bank is None else bank.hubness_of_texts(rows)
+                    store.append(text_embeddings=rows, text_hubness=hubness)
+                    advance(len(rows))
+                    stop_without_launcher()
+            store.finish()
+        warn_of_others(problems, reporter)
+
+    def _image_rows(
+        self, own: Sequence[PreparedImage], done: int, split: str, chosen: Tensor | None
+    ) -> Iterator[tuple[Tensor, list[str]]]:
+        """Embeddings of this process's photos from number `done` on, batch by batch, zeros where one cannot be read.
+
+        With each batch come messages about its photos that cannot be read.
+        """
+        if done == len(own):
+            return
+        encoder, config = self.model.image_encoder, self.checkpoint.config.image
+        whole = config.test_view == "full"
+        size = 1 if whole else _IMAGES  # whole photos differ in size
+        cached = None if whole else cached_test_features(self.workspace, self.dataset, encoder, config, split=split)
+        if cached is not None:
+            self.reporter.note("taking the image CNN's features from the cache")
+            features = cached if chosen is None else cached[chosen]
+            for batch in features[share(len(features))][done:].split(_IMAGES):
+                yield encode_images(encoder, batch.to(self.model.device)), []
+            return
+        views = read_views(
+            self.dataset.root, own[done:], views_in_testing(config), batch_size=size, workers=self.workers
+        )
+        for positions, batch, unread in views:
+            rows = torch.zeros(len(positions) + len(unread), self.model.dim)
+            if positions:
+                first = positions[0] // size * size
+                rows[torch.tensor(positions) - first] = self.model.encode_views(batch)
+            yield rows, unread

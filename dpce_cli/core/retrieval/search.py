@@ -20,7 +20,7 @@ class Hit:
     rank: int
     """From 1."""
     score: float
-    """Cosine similarity to the query."""
+    """Cosine similarity to the query, less the answer's hubness."""
     image_id: str
     path: str
     """Of the image, relative to the data set's root."""
@@ -30,10 +30,13 @@ class Hit:
     """Whether the answer belongs to the query's own image; None where the query is from outside the store."""
 
 
-def rank_gallery(query_embedding: Tensor, gallery: Tensor, top_k: int) -> list[tuple[int, float]]:
-    """Index and cosine similarity of the `top_k` best rows of `gallery` (items, dim) for a query (dim,).
+def rank_gallery(
+    query_embedding: Tensor, gallery: Tensor, top_k: int, *, hubness: Tensor | None = None
+) -> list[tuple[int, float]]:
+    """Index and score of the `top_k` best rows of `gallery` (items, dim) for a query (dim,).
 
-    Both are L2-normalised. Equal items keep their order; a `top_k` beyond the gallery means all of it.
+    Both are L2-normalised. The score is the cosine similarity less the item's `hubness` (items,), if given. Equal items
+    keep their order; a `top_k` beyond the gallery means all of it.
 
     Raises:
         QueryError: `top_k` is below 1.
@@ -42,6 +45,8 @@ def rank_gallery(query_embedding: Tensor, gallery: Tensor, top_k: int) -> list[t
         raise QueryError(f"--top-k {top_k}: ask for at least 1 result")
     # A matrix product may round equal rows differently, and a product of the whole gallery takes as much memory again.
     similarity = torch.cat([(rows * query_embedding).sum(dim=1) for rows in gallery.split(_BLOCK)])
+    if hubness is not None:
+        similarity -= hubness
     scores, order = similarity.sort(descending=True, stable=True)
     return list(zip(order[:top_k].tolist(), scores[:top_k].tolist(), strict=True))
 
@@ -63,7 +68,9 @@ def search_images(
             caption=_nearest_caption(store, image, query_embedding),
             is_own=None if own_image is None else image == own_image,
         )
-        for rank, (image, score) in enumerate(rank_gallery(query_embedding, store.image_embeddings, top_k), 1)
+        for rank, (image, score) in enumerate(
+            rank_gallery(query_embedding, store.image_embeddings, top_k, hubness=store.image_hubness), 1
+        )
     ]
 
 
@@ -93,5 +100,7 @@ def search_captions(
             caption=store.captions[text],
             is_own=None if own_image is None else owners[text] == own_image,
         )
-        for rank, (text, score) in enumerate(rank_gallery(query_embedding, store.text_embeddings, top_k), 1)
+        for rank, (text, score) in enumerate(
+            rank_gallery(query_embedding, store.text_embeddings, top_k, hubness=store.text_hubness), 1
+        )
     ]

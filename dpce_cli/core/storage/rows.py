@@ -67,22 +67,25 @@ class StoreWriter:
         """How many rows of this process's share of the array are finished."""
         return int(self._counts[list(self._arrays).index(name)])
 
-    def append(self, name: str, rows: Array | Tensor) -> None:
-        """Write the next rows of this process's share; when this returns, they outlive the process.
+    def append(self, **arrays: Array | Tensor) -> None:
+        """Write the next rows of this process's share of some arrays; when this returns, they outlive the process.
+
+        A process that is killed meanwhile has written the rows of all these arrays, or of none.
 
         Raises:
             ValueError: the rows do not fit the array.
             WorkspaceError: the disk is full or the file cannot be written; what was appended before stays.
         """
-        offset, shape, dtype = self._arrays[name]
-        own = share(shape[0])
-        start = own.start + self.done(name)
-        if tuple(rows.shape[1:]) != shape[1:] or start + len(rows) > own.stop:
-            raise ValueError(f"{name}: rows {tuple(rows.shape)} at {start} do not fit {shape}")
-        row_bytes = dtype.itemsize * math.prod(shape[1:])
         counts = self._counts.copy()
-        counts[list(self._arrays).index(name)] += len(rows)
-        self._write(np.asarray(rows).astype(dtype).tobytes(), offset + start * row_bytes)
+        for name, rows in arrays.items():
+            offset, shape, dtype = self._arrays[name]
+            own = share(shape[0])
+            start = own.start + self.done(name)
+            if tuple(rows.shape[1:]) != shape[1:] or start + len(rows) > own.stop:
+                raise ValueError(f"{name}: rows {tuple(rows.shape)} at {start} do not fit {shape}")
+            row_bytes = dtype.itemsize * math.prod(shape[1:])
+            counts[list(self._arrays).index(name)] += len(rows)
+            self._write(np.asarray(rows).astype(dtype).tobytes(), offset + start * row_bytes)
         self._write(counts.tobytes(), self._counts_offset)
         self._counts = counts
 

@@ -89,7 +89,7 @@ def cached_features(
                     for problem in unread:
                         reporter.warn(f"{problem}: skipped")
                     problems += unread
-                    store.append("features", rows)
+                    store.append(features=rows)
                     stop_without_launcher()
                     advance(len(rows))
             store.finish()

@@ -29,6 +29,10 @@ class FeatureStore:
     """(images, dim) float32, L2-normalised; likewise the texts."""
     text_embeddings: Tensor
     """(texts, dim)"""
+    image_hubness: Tensor
+    """(images,) float32: how much of a hub each image is; see `retrieval.hubness`. All zeros where it is not known."""
+    text_hubness: Tensor
+    """(texts,)"""
     image_of_text: Tensor
     """(texts,) int64: the image that owns each text."""
     image_ids: tuple[str, ...]
@@ -43,9 +47,9 @@ class FeatureStore:
 def open_feature_store(
     path: Path, *, images: Sequence[CaptionedImage], dim: int, meta: Mapping[str, Any]
 ) -> AbstractContextManager[StoreWriter]:
-    """Begin or resume the feature store of `images`, to fill `image_embeddings` and `text_embeddings`.
+    """Begin or resume the feature store of `images`, to fill the embeddings and hubness of images and texts.
 
-    Texts are the captions of the first image, then of the second, and so on. `path` is named `<split>.h5`.
+    Texts are the captions of the first image, then of the second, and so on.
     """
     owners = [index for index, image in enumerate(images) for _ in image.captions]
     return open_or_resume(
@@ -53,6 +57,8 @@ def open_feature_store(
         arrays={
             "image_embeddings": ((len(images), dim), "float32"),
             "text_embeddings": ((len(owners), dim), "float32"),
+            "image_hubness": ((len(images),), "float32"),
+            "text_hubness": ((len(owners),), "float32"),
         },
         constants={
             "image_ids": [image.image_id for image in images],
@@ -65,20 +71,22 @@ def open_feature_store(
     )
 
 
-def load_feature_store(path: Path) -> FeatureStore:
-    """Read the feature store `<split>.h5`.
+def load_feature_store(path: Path, remedy: str | None = None) -> FeatureStore:
+    """Read a feature store.
 
     An image that could not be read has a row of zeros in the file; it is left out with its captions.
 
     Raises:
         WorkspaceError: it is missing, damaged, not whole, or its parts do not fit together.
     """
-    remedy = f"dpce extract-features --split {path.stem}"
+    remedy = remedy or f"dpce extract-features --split {path.stem}"
     store = read_store(path, remedy=remedy)
     try:
         features = FeatureStore(
             image_embeddings=torch.from_numpy(store.arrays["image_embeddings"]),
             text_embeddings=torch.from_numpy(store.arrays["text_embeddings"]),
+            image_hubness=torch.from_numpy(store.arrays["image_hubness"]),
+            text_hubness=torch.from_numpy(store.arrays["text_hubness"]),
             image_of_text=torch.from_numpy(store.arrays["image_of_text"]),
             image_ids=store.texts["image_ids"],
             image_paths=store.texts["image_paths"],
@@ -103,6 +111,8 @@ def _readable(store: FeatureStore) -> FeatureStore:
     return FeatureStore(
         image_embeddings=store.image_embeddings[image],
         text_embeddings=store.text_embeddings[text],
+        image_hubness=store.image_hubness[image],
+        text_hubness=store.text_hubness[text],
         image_of_text=(image.cumsum(0) - 1)[store.image_of_text[text]],
         image_ids=tuple(store.image_ids[i] for i in images),
         image_paths=tuple(store.image_paths[i] for i in images),
@@ -124,6 +134,9 @@ def _fault(store: FeatureStore) -> str | None:
         return f"{len(images)} images, {counts[0]} ids, {counts[1]} paths, {counts[2]} identities"
     if not (len(store.captions),) == (len(texts),) == tuple(owners.shape):
         return f"{len(texts)} texts, {len(store.captions)} captions, image_of_text {tuple(owners.shape)}"
+    for name, values, rows in (("image", store.image_hubness, images), ("text", store.text_hubness, texts)):
+        if values.dtype != torch.float32 or values.shape != rows.shape[:1] or not bool((values.abs() <= 1).all()):
+            return f"its {name} hubness is not one number from -1 to 1 per {name}"
     if len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < len(images):
         return "image_of_text names an image that is not there"
     for name, rows in (("image", images), ("text", texts)):

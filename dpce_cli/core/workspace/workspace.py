@@ -10,7 +10,7 @@
         photos-HASH/              the photos of prepare-vocab --resize-images
         word_vectors.h5
         cache/                    pooled CNN features, one file per split and setting
-        stage1/  stage2/          last.pt, best.pt, epoch-N.pt, lock, metrics.jsonl, curves.png, tensorboard/
+        stage1/  stage2/          last.pt, best.pt, epoch-N.pt, lock, metrics.jsonl, curves.png, tensorboard/, bank.h5
         features/                 one HDF5 store per split
 
 Preparing a data set again writes new files beside the old ones, and then replaces dataset.json: a process that is
@@ -139,6 +139,9 @@ class Workspace:
 
     def features_path(self, split: str) -> Path:
         return self.folder / "features" / f"{split}.h5"
+
+    def bank_path(self, stage: int) -> Path:
+        return self.stage_folder(stage) / "bank.h5"
 
     def feature_cache_path(self, split: str, key: str) -> Path:
         return self.folder / "cache" / f"{split}-{key}.h5"

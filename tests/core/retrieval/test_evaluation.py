@@ -22,6 +22,8 @@ def gallery(images: int, *, captions: int = 1, identities: Sequence[str] | None 
     return FeatureStore(
         image_embeddings=image_embeddings,
         text_embeddings=F.normalize(image_embeddings[owners] + noise, dim=1),
+        image_hubness=torch.zeros(images),
+        text_hubness=torch.zeros(len(owners)),
         image_of_text=owners,
         image_ids=tuple(map(str, range(images))),
         image_paths=tuple(f"{index}.jpg" for index in range(images)),

@@ -22,6 +22,7 @@ from dpce_cli.core.processes.collectives import rank
 from dpce_cli.core.progress import Advance, Reporter
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text
 from dpce_cli.core.retrieval.extraction import extract_features
+from dpce_cli.core.retrieval.hubness import NEAREST, has_hubness
 from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.workspace.artefacts import load_best, load_features
 from dpce_cli.core.workspace.checkpoint import Checkpoint
@@ -162,8 +163,47 @@ def test_the_store_says_what_it_was_made_from(many: Workspace) -> None:
         "made_from": dataset.split_fingerprints["val"],
         "contents": [photo_content(dataset.root / image.path, None) for image in dataset.split("val")],
         "config": model.config.to_dict(),
+        "bank": [NEAREST, 12, 24],
     }
     assert Config.from_dict(meta["config"], "") == model.config
+
+
+def test_hubness_is_half_the_mean_cosine_to_the_nearest_training_embeddings(many: Workspace) -> None:
+    store = load_feature_store(_extract(many))
+    train = load_feature_store(_extract(many, split="train"))
+
+    for own, hubness, others in (
+        (store.image_embeddings, store.image_hubness, train.text_embeddings),
+        (store.text_embeddings, store.text_hubness, train.image_embeddings),
+    ):
+        for row, value in zip(own, hubness, strict=True):
+            nearest = sorted((float(row @ other) for other in others), reverse=True)[:NEAREST]
+            assert float(value) == pytest.approx(sum(nearest) / len(nearest) / 2, abs=1e-5)
+
+
+def test_the_training_embeddings_are_computed_once_per_model(many: Workspace) -> None:
+    first, second = _Labels(), _Labels()
+    _extract(many, reporter=first)
+    _extract(many, split="train", reporter=second)
+    assert first.labels == [
+        *("embedding train photos", "embedding train captions"),
+        *("embedding val photos", "embedding val captions"),
+    ]
+    assert second.labels == ["embedding train photos", "embedding train captions"]
+
+
+def test_without_training_photos_hubs_are_not_corrected_and_it_is_said(many: Workspace, tmp_path: Path) -> None:
+    dataset = many.load_dataset()
+    without = replace(dataset, root=shutil.copytree(dataset.root, tmp_path / "photos"))
+    for image in dataset.split("train"):
+        (without.root / image.path).unlink()
+    reporter = Recorder()
+    store = load_feature_store(_extract(many, dataset=without, reporter=reporter))
+    assert reporter.warnings == [f"{without.root}: no training photo can be read; results are not corrected for hubs"]
+    assert not has_hubness(store)
+    assert not store.image_hubness.any()
+    assert not store.text_hubness.any()
+    assert has_hubness(load_feature_store(_extract(many)))
 
 
 def test_embeddings_stay_where_the_photos_are_not_mounted(many: Workspace, tmp_path: Path) -> None:
@@ -186,6 +226,18 @@ def test_a_replaced_photo_is_embedded_again(many: Workspace, tmp_path: Path) -> 
     torch.testing.assert_close(after[1], after[0])
 
 
+class _Labels(Reporter):
+    """Keeps the labels of what is tracked."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+
+    @contextmanager
+    def track(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+        self.labels.append(label)
+        yield lambda count=1, fields=None: None
+
+
 class _Impatient(Reporter):
     """Interrupts after some advances."""
 
@@ -202,7 +254,7 @@ class _Impatient(Reporter):
         yield advance
 
 
-@pytest.mark.parametrize("advances", [0, 1, 2, 3])
+@pytest.mark.parametrize("advances", range(6))
 def test_an_interrupted_extraction_goes_on_to_the_same_store(many: Workspace, advances: int, tmp_path: Path) -> None:
     whole = load_feature_store(_extract(copy(many, tmp_path / "whole")))
     with pytest.raises(KeyboardInterrupt):

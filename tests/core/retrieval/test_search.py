@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,6 +13,8 @@ from dpce_cli.core.workspace.features import FeatureStore
 STORE = FeatureStore(
     image_embeddings=torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]),
     text_embeddings=torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.8, 0.6]]),
+    image_hubness=torch.zeros(3),
+    text_hubness=torch.zeros(3),
     image_of_text=torch.tensor([1, 0, 1]),
     image_ids=("7", "8", "9"),
     image_paths=("dog.jpg", "cat.jpg", "bird.jpg"),
@@ -25,6 +29,16 @@ def test_the_gallery_is_ranked_by_similarity() -> None:
     ranked = rank_gallery(torch.tensor([1.0, 0.0]), gallery, 2)
     assert [index for index, _ in ranked] == [1, 2]
     assert [score for _, score in ranked] == pytest.approx([1, 0.6])
+
+
+def test_hubness_is_taken_off_the_similarity_in_both_directions() -> None:
+    store = replace(STORE, image_hubness=torch.tensor([0.0, 0.0, 0.5]), text_hubness=torch.tensor([0.3, 0.2, 0.0]))
+    hits = search_images(store, torch.tensor([0.0, 1.0]), 3)
+    assert [hit.image_id for hit in hits] == ["8", "9", "7"]
+    assert [hit.score for hit in hits] == pytest.approx([0.8, 0.5, 0.0])
+    found = search_captions(store, torch.tensor([0.6, 0.8]), 3)
+    assert [hit.caption for hit in found] == ["a small cat", "a cat", "a dog"]
+    assert [hit.score for hit in found] == pytest.approx([0.96, 0.5, 0.4])
 
 
 @pytest.mark.parametrize("items", [5, 103, 1003])

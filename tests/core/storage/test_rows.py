@@ -31,8 +31,8 @@ ROWS = np.arange(18, dtype=np.float32).reshape(6, 3)
 
 def fill(path: Path) -> None:
     with open_or_resume(path, **LAYOUT) as store:
-        store.append("plain", ROWS[store.done("plain") :])
-        store.append("valid", np.ones(6 - store.done("valid")))
+        store.append(plain=ROWS[store.done("plain") :])
+        store.append(valid=np.ones(6 - store.done("valid")))
         store.finish()
 
 
@@ -51,8 +51,8 @@ def test_a_whole_store_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_store_that_was_left_is_continued_where_it_stopped(tmp_path: Path) -> None:
     fill(tmp_path / "whole.h5")
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
-        store.append("plain", ROWS[:2])
-        store.append("valid", np.ones(1))
+        store.append(plain=ROWS[:2])
+        store.append(valid=np.ones(1))
     assert not (tmp_path / "test.h5").exists()
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
         assert (store.done("plain"), store.done("valid")) == (2, 1)
@@ -62,8 +62,8 @@ def test_a_store_that_was_left_is_continued_where_it_stopped(tmp_path: Path) -> 
 
 def test_a_store_that_is_full_but_has_not_got_its_name_is_only_renamed(tmp_path: Path) -> None:
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
-        store.append("plain", ROWS)
-        store.append("valid", np.ones(6))
+        store.append(plain=ROWS)
+        store.append(valid=np.ones(6))
     fill(tmp_path / "test.h5")
     assert read_store(tmp_path / "test.h5", remedy="").arrays["plain"].tolist() == ROWS.tolist()
 
@@ -79,10 +79,10 @@ def test_a_store_that_is_full_but_has_not_got_its_name_is_only_renamed(tmp_path:
 )
 def test_a_store_of_something_else_is_begun_anew(tmp_path: Path, change: dict[str, Any]) -> None:
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
-        store.append("plain", ROWS[:2])
+        store.append(plain=ROWS[:2])
     with open_or_resume(tmp_path / "test.h5", **LAYOUT | change) as store:
         assert store.done("plain") == 0
-        store.append("plain", ROWS[:1])
+        store.append(plain=ROWS[:1])
     with open_or_resume(tmp_path / "test.h5", **LAYOUT | change) as store:
         assert store.done("plain") == 1
 
@@ -90,7 +90,7 @@ def test_a_store_of_something_else_is_begun_anew(tmp_path: Path, change: dict[st
 @pytest.mark.parametrize("kept", [0, 100, 3000])
 def test_a_damaged_partial_store_is_begun_anew(tmp_path: Path, kept: int) -> None:
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
-        store.append("plain", ROWS[:2])
+        store.append(plain=ROWS[:2])
     os.truncate(tmp_path / "test.h5.partial", kept)
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
         assert store.done("plain") == 0
@@ -111,12 +111,12 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: np.ndarray[Any, 
         open_or_resume(tmp_path / "test.h5", **LAYOUT) as store,
         pytest.raises(ValueError, match=r"do not fit \(6, 3\)"),
     ):
-        store.append("plain", rows)
+        store.append(plain=rows)
 
 
 def test_a_store_that_is_not_full_gets_no_name(tmp_path: Path) -> None:
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
-        store.append("plain", ROWS)
+        store.append(plain=ROWS)
         with pytest.raises(ValueError, match="valid holds 0 of 6 rows"):
             store.finish()
     assert not (tmp_path / "test.h5").exists()
@@ -202,10 +202,10 @@ from dpce_cli.core.storage.rows import open_or_resume
 
 arrays = {"a": ((50_000, 8), "float32")}
 with open_or_resume(Path(sys.argv[1]), arrays=arrays, constants={}, meta={}) as store:
-    store.append("a", np.full((10, 8), 7.0))
+    store.append(a=np.full((10, 8), 7.0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))
     try:
-        store.append("a", np.full((40_000, 8), 8.0))
+        store.append(a=np.full((40_000, 8), 8.0))
     except WorkspaceError as error:
         print(error)
 """
@@ -214,7 +214,7 @@ with open_or_resume(Path(sys.argv[1]), arrays=arrays, constants={}, meta={}) as 
     assert run.stdout.startswith(f"{path}: cannot be written (File too large); free space")
     with open_or_resume(path, arrays={"a": ((50_000, 8), "float32")}, constants={}, meta={}) as store:
         assert store.done("a") == 10
-        store.append("a", np.full((49_990, 8), 9.0))
+        store.append(a=np.full((49_990, 8), 9.0))
         store.finish()
     rows = read_store(path, remedy="").arrays["a"]
     assert (rows[:10] == 7).all()
@@ -233,7 +233,7 @@ with open_or_resume(Path(sys.argv[1]), arrays=arrays, constants={"names": ["x"] 
     for name in arrays:
         while (start := store.done(name)) < 900:
             rows = np.arange(start, min(start + 7, 900))
-            store.append(name, np.sin(rows[:, None] + np.arange(4_000)))
+            store.append(**{name: np.sin(rows[:, None] + np.arange(4_000))})
             time.sleep(0.002)
     store.finish()
 """
@@ -300,7 +300,7 @@ def test_a_partial_store_that_cannot_be_read_now_is_not_begun_anew(
 ) -> None:
     path = tmp_path / "test.h5"
     with open_or_resume(path, **LAYOUT) as store:
-        store.append("plain", ROWS[:2])
+        store.append(plain=ROWS[:2])
     before = partial_path(path).read_bytes()
 
     def fail(*_: object, **__: object) -> None:
@@ -324,7 +324,7 @@ def test_an_hdf5_file_of_another_program_is_damaged(tmp_path: Path) -> None:
 
 def test_a_store_with_missing_rows_is_not_whole(tmp_path: Path) -> None:
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
-        store.append("plain", ROWS[:4])
+        store.append(plain=ROWS[:4])
     (tmp_path / "test.h5.partial").rename(tmp_path / "test.h5")
     with pytest.raises(WorkspaceError, match=r"not whole \(plain 4/6, valid 0/6\); run `dpce x` again"):
         read_store(tmp_path / "test.h5", remedy="dpce x")

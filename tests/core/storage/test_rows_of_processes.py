@@ -22,7 +22,7 @@ def _fill(path: Path, until: int, finish: bool) -> None:
         for name, values in (("rows", ROWS), ("squares", ROWS**2)):
             for row in values[share(11)][store.done(name) :][:until]:
                 assert finish or not store.done(name)
-                store.append(name, row[None])
+                store.append(**{name: row[None]})
         if finish:
             store.finish()
 

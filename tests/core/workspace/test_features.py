@@ -18,6 +18,7 @@ IMAGES = [
 ]
 IMAGE_EMBEDDINGS = torch.eye(4)[:2]
 TEXT_EMBEDDINGS = torch.eye(4)[:3]
+HUBNESS = torch.tensor([0.2, 0.1, 0.3])
 
 
 @pytest.fixture
@@ -25,9 +26,9 @@ def path(tmp_path: Path) -> Path:
     """A whole feature store."""
     path = tmp_path / "test.h5"
     with open_feature_store(path, images=IMAGES, dim=4, meta={"checkpoint": "abc"}) as store:
-        store.append("image_embeddings", IMAGE_EMBEDDINGS)
-        store.append("text_embeddings", TEXT_EMBEDDINGS[:1])
-        store.append("text_embeddings", TEXT_EMBEDDINGS[1:])
+        store.append(image_embeddings=IMAGE_EMBEDDINGS, image_hubness=HUBNESS[:2])
+        store.append(text_embeddings=TEXT_EMBEDDINGS[:1], text_hubness=HUBNESS[:1])
+        store.append(text_embeddings=TEXT_EMBEDDINGS[1:], text_hubness=HUBNESS[1:])
         store.finish()
     return path
 
@@ -36,6 +37,8 @@ def test_a_feature_store_is_read_as_it_was_written(path: Path) -> None:
     store = load_feature_store(path)
     assert store.image_embeddings.equal(IMAGE_EMBEDDINGS)
     assert store.text_embeddings.equal(TEXT_EMBEDDINGS)
+    assert store.image_hubness.equal(HUBNESS[:2])
+    assert store.text_hubness.equal(HUBNESS)
     assert store.image_of_text.tolist() == [0, 0, 1]
     assert store.image_ids == ("7", "9")
     assert store.image_paths == ("photos/dog.jpg", "photos/cat.jpg")
@@ -52,6 +55,8 @@ def test_a_missing_feature_store_names_the_command_that_makes_it(tmp_path: Path)
 PARTS: dict[str, Any] = {
     "image_embeddings": IMAGE_EMBEDDINGS.numpy(),
     "text_embeddings": TEXT_EMBEDDINGS.numpy(),
+    "image_hubness": HUBNESS[:2].numpy(),
+    "text_hubness": HUBNESS.numpy(),
     "image_ids": ["7", "9"],
     "image_paths": ["photos/dog.jpg", "photos/cat.jpg"],
     "identities": ["", "Tom"],
@@ -81,6 +86,9 @@ def test_a_feature_store_without_one_of_its_parts_is_refused(tmp_path: Path, nam
         ("text_embeddings", np.zeros(3, np.float32), r"shapes \(2, 4\) and \(3,\)"),
         ("image_embeddings", np.zeros((3, 4), np.float32), "3 images, 2 ids, 2 paths, 2 identities"),
         ("text_embeddings", np.zeros((2, 4), np.float32), "2 texts, 3 captions"),
+        ("image_hubness", np.zeros(2), "image hubness is not one number from -1 to 1 per image"),
+        ("text_hubness", np.zeros(2, np.float32), "text hubness is not one number"),
+        ("text_hubness", np.array([0.1, np.nan, 0.2], np.float32), "text hubness is not one number"),
         ("image_of_text", np.array([0, 1]), r"image_of_text \(2,\)"),
         ("image_of_text", np.array([0, 1, 2]), "an image that is not there"),
         ("image_of_text", np.array([-1, 0, 1]), "an image that is not there"),
