@@ -37,7 +37,7 @@ def write_store(path: Path, images: int, dim: int) -> tuple[float, float]:
     with open_or_resume(path, arrays=arrays, constants={}, meta={}) as writer:
         for name in arrays:
             for first in range(0, lengths(images)[rank()], size):
-                writer.append(name, torch.randn(min(size, lengths(images)[rank()] - first), dim))
+                writer.append(**{name: torch.randn(min(size, lengths(images)[rank()] - first), dim)})
         writer.finish()
     return time.perf_counter() - start, peak_mib() - before
 
