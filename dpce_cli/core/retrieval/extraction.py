@@ -143,25 +143,25 @@ class _Embedding:
         )
         whole_meta = meta_to_fill(path, meta, contents)
         with open_feature_store(path, images=images, dim=self.model.dim, meta=whole_meta) as store:
-            done = store.done("image_embeddings")
-            with reporter.track(f"embedding {split} photos", len(own), done) as advance:
-                for rows, unread in self._image_rows(own, done, split, chosen):
-                    for problem in unread:
-                        reporter.warn(f"{problem}: skipped")
-                    problems += unread
-                    hubness = torch.zeros(len(rows)) if bank is None else bank.hubness_of_images(rows)
-                    store.append(image_embeddings=rows, image_hubness=hubness)
-                    advance(len(rows))
-                    stop_without_launcher()
-            done = store.done("text_embeddings")
-            with reporter.track(f"embedding {split} captions", len(texts), done) as advance:
-                for token_ids in texts[done:].split(_CAPTIONS):
-                    placements = None if config.model.position_shift else 1
-                    rows = encode_text(self.model.text_encoder, token_ids, placements=placements)
-                    hubness = torch.zeros(len(rows)) if bank is None else bank.hubness_of_texts(rows)
-                    store.append(text_embeddings=rows, text_hubness=hubness)
-                    advance(len(rows))
-                    stop_without_launcher()
+            if (done := store.done("image_embeddings")) < len(own):
+                with reporter.track(f"embedding {split} photos", len(own), done) as advance:
+                    for rows, unread in self._image_rows(own, done, split, chosen):
+                        for problem in unread:
+                            reporter.warn(f"{problem}: skipped")
+                        problems += unread
+                        hubness = torch.zeros(len(rows)) if bank is None else bank.hubness_of_images(rows)
+                        store.append(image_embeddings=rows, image_hubness=hubness)
+                        advance(len(rows))
+                        stop_without_launcher()
+            if (done := store.done("text_embeddings")) < len(texts):
+                with reporter.track(f"embedding {split} captions", len(texts), done) as advance:
+                    for token_ids in texts[done:].split(_CAPTIONS):
+                        placements = None if config.model.position_shift else 1
+                        rows = encode_text(self.model.text_encoder, token_ids, placements=placements)
+                        hubness = torch.zeros(len(rows)) if bank is None else bank.hubness_of_texts(rows)
+                        store.append(text_embeddings=rows, text_hubness=hubness)
+                        advance(len(rows))
+                        stop_without_launcher()
             store.finish()
         warn_of_others(problems, reporter)
 
@@ -172,8 +172,6 @@ class _Embedding:
 
         With each batch come messages about its photos that cannot be read.
         """
-        if done == len(own):
-            return
         encoder, config = self.model.image_encoder, self.checkpoint.config.image
         whole = config.test_view == "full"
         size = 1 if whole else _IMAGES  # whole photos differ in size
