@@ -14,7 +14,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from dpce_cli import __version__
 from dpce_cli.commands.build_word2vec import build_word2vec
+from dpce_cli.commands.encode import encode
 from dpce_cli.commands.eval import evaluate
+from dpce_cli.commands.export import export
 from dpce_cli.commands.extract_features import extract_features
 from dpce_cli.commands.import_matconvnet import import_matconvnet
 from dpce_cli.commands.plan import plan
@@ -67,6 +69,8 @@ for name, command in (
     ("extract-features", extract_features),
     ("eval", evaluate),
     ("retrieve", retrieve),
+    ("export", export),
+    ("encode", encode),
 ):
     app.command(name, cls=_Command)(command)
 

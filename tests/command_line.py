@@ -84,7 +84,7 @@ def succeed(*arguments: str | Path, workspace: Path | None = None) -> Outcome:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint that `dpce` here left."""
-    with _tiny_resnet18():
+    with tiny_resnet18():
         return load_checkpoint(path, remedy="dpce train-stage1")
 
 
@@ -97,11 +97,11 @@ def check_arguments(line: str) -> None:
 
 def _main_on_tiny_cnn() -> None:
     """`dpce` with `TinyCNN` in the place of ResNet-18."""
-    with _tiny_resnet18():
+    with tiny_resnet18():
         main()
 
 
-def _tiny_resnet18() -> AbstractContextManager[object]:
+def tiny_resnet18() -> AbstractContextManager[object]:
     return patch.dict(image_encoder._BACKBONES, {"resnet18": (TinyCNN, None, 32)})
 
 

@@ -17,6 +17,14 @@ StageOption = Annotated[
     int | None,
     typer.Option("--stage", min=1, max=2, help="Stage whose best model is used.  \\[default: the last one trained]"),
 ]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="A folder that export wrote, or hf:USER/NAME[@REVISION].  \\[default: the workspace's best model]",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 GpusOption = Annotated[
     int | None, typer.Option("--gpus", min=1, help="GPUs of this machine that share the work.  \\[default: one]")

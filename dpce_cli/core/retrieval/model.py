@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor, nn
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.data.images import load_image
-from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.errors import QueryError
-from dpce_cli.core.models.image_encoder import ImageEncoder
-from dpce_cli.core.models.text_encoder import TextEncoder, build_text_encoder
 from dpce_cli.core.progress import Reporter
-from dpce_cli.core.retrieval.encoding import encode_images, encode_text
 from dpce_cli.core.text.tokenizer import tokenize
 from dpce_cli.core.text.vocabulary import Vocabulary, pack_token_ids
-from dpce_cli.core.workspace.checkpoint import Checkpoint
 
-E = TypeVar("E", bound=nn.Module)
+if TYPE_CHECKING:  # a sentence that ONNX Runtime embeds needs no torch, which takes seconds to import
+    import torch
+    from PIL import Image
+    from torch import Tensor, nn
+
+    from dpce_cli.core.models.image_encoder import ImageEncoder
+    from dpce_cli.core.models.text_encoder import TextEncoder
+    from dpce_cli.core.workspace.checkpoint import Checkpoint
+
+    E = TypeVar("E", bound=nn.Module)
+
 Array = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+TextEngine = Callable[[np.ndarray[tuple[int, int], np.dtype[np.int32]]], Array]
 
+_ENCODERS = ("image_encoder.", "text_encoder.")
 _PHOTOS, _SENTENCES = 16, 256
 
 
@@ -35,9 +40,8 @@ _PHOTOS, _SENTENCES = 16, 256
 class Model:
     """Embeds sentences and photos into one space, by the test protocol (Zheng et al. 2020, section 5.1).
 
-    `load_model` makes one from an exported folder; `of_checkpoint` from a checkpoint of a workspace.
-
-    The encoders are built when they are first needed, so that a text search never builds the image CNN.
+    `dpce_cli.load_model` makes one from an exported folder; `of_checkpoint` from a checkpoint of a workspace. Weights
+    are read and encoders are built when they are first needed, so that a text search never builds the image CNN.
     """
 
     name: str
@@ -45,11 +49,14 @@ class Model:
     config: Config
     vocabulary: Vocabulary
     word_dim: int
-    weights: Mapping[str, Tensor] = field(repr=False)
-    """State dict of a `DualEncoder`, of which the encoders' part is used."""
-    fingerprint: str
-    """SHA-256 of the weights: embeddings of two models can be compared only where it is the same."""
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    weights_id: str
+    """What tells these weights from all others: the fingerprint of the checkpoint that they are from."""
+    load_weights: Callable[[], Mapping[str, Tensor]] = field(repr=False)
+    """Reads the state dict of both encoders."""
+    text_engine: TextEngine | None = field(default=None, repr=False)
+    """What embeds token ids `(sentences, max_words)` in the place of the text encoder, without torch."""
+    device: torch.device | None = None
+    """None is the CPU."""
     reporter: Reporter = field(default_factory=Reporter, repr=False)
     """Is told of words that are ignored."""
 
@@ -58,16 +65,25 @@ class Model:
         cls, checkpoint: Checkpoint, *, device: torch.device | None = None, reporter: Reporter | None = None
     ) -> Model:
         """The encoders of a checkpoint."""
+        weights = {name: value for name, value in checkpoint.model.items() if name.startswith(_ENCODERS)}
         return cls(
             name=f"{checkpoint.dataset}, Stage {checkpoint.stage}",
             config=checkpoint.config,
             vocabulary=checkpoint.vocabulary,
             word_dim=checkpoint.word_dim,
-            weights=checkpoint.model,
-            fingerprint=checkpoint.fingerprint,
-            device=device or torch.device("cpu"),
+            weights_id=checkpoint.fingerprint,
+            load_weights=lambda: weights,
+            device=device,
             reporter=reporter or Reporter(),
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of all that decides an embedding: embeddings can be compared only where it is the same."""
+        image, model = self.config.image, self.config.model
+        views = (image.backbone, image.resize, image.squash, image.crop, image.mirror, image.test_view)
+        words = (self.vocabulary.fingerprint, self.config.text.max_words, model.position_shift)
+        return hashlib.sha256(json.dumps([self.weights_id, views, words]).encode()).hexdigest()
 
     @property
     def dim(self) -> int:
@@ -75,26 +91,24 @@ class Model:
         return self.config.model.embedding_dim
 
     @cached_property
+    def weights(self) -> Mapping[str, Tensor]:
+        """State dict of both encoders."""
+        return self.load_weights()
+
+    @cached_property
     def text_encoder(self) -> TextEncoder:
         """In eval mode, on the device."""
-        with torch.device("meta"):
-            encoder = build_text_encoder(
-                self.config.model, vocabulary_size=len(self.vocabulary), word_dim=self.word_dim
-            )
-        return self._restored(encoder, "text_encoder.")
+        return self._restored(_build_text_encoder(self.config, len(self.vocabulary), self.word_dim), "text_encoder.")
 
     @cached_property
     def image_encoder(self) -> ImageEncoder:
         """In eval mode, on the device."""
-        image, model = self.config.image, self.config.model
-        with torch.device("meta"):
-            encoder = ImageEncoder(backbone=image.backbone, embedding_dim=model.embedding_dim, crop=image.crop)
-        return self._restored(encoder, "image_encoder.")
+        return self._restored(_build_image_encoder(self.config), "image_encoder.")
 
     def _restored(self, encoder: E, prefix: str) -> E:
         own = {key.removeprefix(prefix): value for key, value in self.weights.items() if key.startswith(prefix)}
         encoder.load_state_dict(own, assign=True)
-        return encoder.eval().to(self.device)
+        return encoder.eval().to(self.device or "cpu")
 
     def encode_text(self, sentences: Sequence[str]) -> Array:
         """Embed sentences, summed over their placements: `(sentences, dim)` float32, L2-normalised.
@@ -104,11 +118,23 @@ class Model:
         Raises:
             QueryError: the model knows no word of a sentence.
         """
-        ids = [self._token_ids(sentence) for sentence in sentences]
-        packed = torch.from_numpy(pack_token_ids(ids, self.config.text.max_words)[0])
+        token_ids, _ = pack_token_ids([self._token_ids(text) for text in sentences], self.config.text.max_words)
+        embed = self.text_engine or self._embed_token_ids
+        parts = [embed(token_ids[start : start + _SENTENCES]) for start in range(0, len(token_ids), _SENTENCES)]
+        return np.concatenate([np.empty((0, self.dim), np.float32), *parts])
+
+    def _embed_token_ids(self, token_ids: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> Array:
+        import torch
+
+        from dpce_cli.core.retrieval.encoding import encode_text
+
         placements = None if self.config.model.position_shift else 1
-        rows = [encode_text(self.text_encoder, part, placements=placements) for part in packed.split(_SENTENCES)]
-        return _as_array(rows, self.dim)
+        rows: Array = encode_text(self.text_encoder, torch.from_numpy(token_ids), placements=placements).numpy()
+        return rows
+
+    def knows(self, sentence: str) -> bool:
+        """Whether at least one word of the sentence is known."""
+        return bool(self.vocabulary.token_ids(tokenize(sentence, lowercase=self.vocabulary.lowercase)))
 
     def _token_ids(self, sentence: str) -> list[int]:
         vocabulary, words = self.vocabulary, self.config.text.max_words
@@ -135,9 +161,15 @@ class Model:
         Raises:
             DataError: a file cannot be read as an image.
         """
+        import torch
+        from PIL import Image
+
+        from dpce_cli.core.data.images import load_image
+        from dpce_cli.core.data.views import views_in_testing
+
         view = views_in_testing(self.config.image)
         views = (view(photo if isinstance(photo, Image.Image) else load_image(Path(photo)), 0) for photo in photos)
-        rows, batch = list[Tensor](), list[Tensor]()
+        rows, batch = [torch.empty(0, self.dim)], list[torch.Tensor]()
         for shown in views:
             if batch and (len(batch) == _PHOTOS or batch[0].shape != shown.shape):  # whole photos differ in size
                 rows.append(self.encode_views(torch.stack(batch)))
@@ -145,12 +177,39 @@ class Model:
             batch.append(shown)
         if batch:
             rows.append(self.encode_views(torch.stack(batch)))
-        return _as_array(rows, self.dim)
+        embeddings: Array = torch.cat(rows).numpy()
+        return embeddings
 
     def encode_views(self, views: Tensor) -> Tensor:
         """Embed photos that `views_in_testing` has cut: uint8 `(photos, views, 3, h, w)` to `(photos, dim)`."""
-        return encode_images(self.image_encoder, views.to(self.device))
+        from dpce_cli.core.retrieval.encoding import encode_images
+
+        return encode_images(self.image_encoder, views.to(self.device or "cpu"))
 
 
-def _as_array(rows: list[Tensor], dim: int) -> Array:
-    return torch.cat([torch.empty(0, dim), *rows]).numpy()
+def empty_weights(config: Config, vocabulary_size: int, word_dim: int) -> dict[str, Tensor]:
+    """The state dict of both encoders without values (on torch's meta device)."""
+    return {
+        **_build_text_encoder(config, vocabulary_size, word_dim).state_dict(prefix="text_encoder."),
+        **_build_image_encoder(config).state_dict(prefix="image_encoder."),
+    }
+
+
+def _build_text_encoder(config: Config, vocabulary_size: int, word_dim: int) -> TextEncoder:
+    import torch
+
+    from dpce_cli.core.models.text_encoder import build_text_encoder
+
+    with torch.device("meta"):
+        return build_text_encoder(config.model, vocabulary_size=vocabulary_size, word_dim=word_dim)
+
+
+def _build_image_encoder(config: Config) -> ImageEncoder:
+    import torch
+
+    from dpce_cli.core.models.image_encoder import ImageEncoder
+
+    with torch.device("meta"):
+        return ImageEncoder(
+            backbone=config.image.backbone, embedding_dim=config.model.embedding_dim, crop=config.image.crop
+        )

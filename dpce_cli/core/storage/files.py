@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,16 +49,51 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `folder`; put it in the place of `folder` when the block ends well.
+
+    What was in `folder` goes. The temporary folder is deleted when the block does not end well.
+
+    Raises:
+        WorkspaceError: the folder cannot be written, or the disk is full.
+    """
+    folder = folder.resolve()
+    temporary, older = (
+        folder.with_name(f".{folder.name}{kind}{_HOST}{os.getpid()}{_SUFFIX}") for kind in ("", ".older")
+    )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder.parent)
+        temporary.mkdir()
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with open(path, "rb+") as file:
+                    os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            os.replace(folder, older)
+        os.replace(temporary, folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WorkspaceError(
+            f"{folder}: cannot be written ({reason}); free space or choose another folder, then run again"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(older, ignore_errors=True)
+
+
 @cache
 def _remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files in `folder` whose processes are gone; once a process, because folders may be large."""
+    """Delete what processes that are gone left in `folder`; once per process, because folders may be large."""
     with os.scandir(folder) as entries:
         leftovers = [entry for entry in entries if entry.name.startswith(".") and entry.name.endswith(_SUFFIX)]
     for entry in leftovers:
         with suppress(OSError):
             own = re.fullmatch(rf".+{re.escape(_HOST)}(\d+){re.escape(_SUFFIX)}", entry.name)
             if not _is_running(int(own[1])) if own else time.time() - entry.stat().st_mtime > _LONG:
-                os.unlink(entry)
+                shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
 
 
 def _is_running(process: int) -> bool:

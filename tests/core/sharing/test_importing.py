@@ -11,9 +11,12 @@ from PIL import Image
 from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.errors import CheckpointError, VocabularyError, WorkspaceError
 from dpce_cli.core.models.matconvnet.network import Network, read_network
+from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.sharing.exporting import export_model
 from dpce_cli.core.sharing.importing import import_backbone, import_pair
+from dpce_cli.core.sharing.model_folder import load_model
 from dpce_cli.core.workspace.artefacts import load_best
 from dpce_cli.core.workspace.checkpoint import Checkpoint, load_checkpoint
 from dpce_cli.core.workspace.workspace import Workspace
@@ -130,6 +133,19 @@ def test_the_imported_model_is_the_one_that_is_used(
     best = load_best(stage1.workspace, dataset, None)
     assert best.fingerprint == load_checkpoint(path, remedy="").fingerprint
     assert best.word_vectors == "MatConvNet network net-epoch-60.mat"
+
+
+def test_an_imported_model_is_exported_as_well(
+    stage1: Trained, network: Network, dictionary: Path, tmp_path: Path, photos: Path, tiny_cnn: None
+) -> None:
+    workspace, folder = stage1.workspace, tmp_path / "model"
+    import_pair(workspace, workspace.load_dataset(), network, dictionary, stage=2, fresh=False)
+    checkpoint = export_model(workspace, folder, stage=None, half=False, licence="unknown", reporter=Reporter())
+    before, after = Model.of_checkpoint(checkpoint), load_model(folder)
+    assert np.array_equal(after.encode_text(["A Zebra with x3"]), before.encode_text(["A Zebra with x3"]))
+    assert np.array_equal(after.encode_images([photos / "val0.png"]), before.encode_images([photos / "val0.png"]))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "Imported (MatConvNet network net-epoch-60.mat), with 40 classes; used on data set `tiny`" in card
 
 
 def test_a_model_that_is_there_is_replaced_only_on_demand(

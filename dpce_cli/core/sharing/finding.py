@@ -1,0 +1,72 @@
+"""Which model a person means: a folder, or one on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpce_cli.core.errors import CheckpointError
+from dpce_cli.core.progress import Reporter
+from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.sharing.model_folder import FILES, load_model
+from dpce_cli.core.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    import torch
+
+HUB = "hf:"
+
+
+def find_model(
+    name: str | None,
+    workspace: Workspace,
+    *,
+    device: torch.device | None = None,
+    reporter: Reporter | None = None,
+) -> Model:
+    """The model that `name` names (see `locate_model`), or without one the best model of the workspace's data set.
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged.
+        WorkspaceError: no name is given and no data set is prepared.
+    """
+    if name is not None:
+        return load_model(locate_model(name), device=device, reporter=reporter)
+    from dpce_cli.core.workspace.artefacts import load_best
+
+    return Model.of_checkpoint(load_best(workspace, None, None), device=device, reporter=reporter)
+
+
+def locate_model(name: str) -> Path:
+    """The folder of a model that is named as a person types it: a path, or `hf:USER/NAME[@REVISION]`.
+
+    A model of the hub is downloaded once, into the cache of the library `huggingface_hub`; the environment variable
+    HF_ENDPOINT names another server.
+
+    Raises:
+        CheckpointError: there is no such folder or model, or the hub cannot be reached.
+    """
+    if not name.startswith(HUB):
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{name}: there is no such model folder; 'dpce export {name}' makes one, and {HUB}USER/NAME names one "
+                "on the Hugging Face hub"
+            )
+        return folder
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(HUB))
+    if not match:
+        raise CheckpointError(f"{name}: expected {HUB}USER/NAME or {HUB}USER/NAME@REVISION")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise CheckpointError(f"{name}: needs the library huggingface_hub; pip install 'dpce[hub]'") from error
+    try:
+        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=list(FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise CheckpointError(
+            f"{name}: cannot be downloaded ({' '.join(lines[:2])}); check the name and the network"
+        ) from error
