@@ -36,7 +36,7 @@ def build_word2vec(
     if vectors and train:
         raise typer.BadParameter("choose one of --vectors and --train")
     from dpce_cli.commands.console import ConsoleReporter
-    from dpce_cli.core.workspace.preparation import build_initial_vectors
+    from dpce_cli.core.workspace.initial_vectors import build_initial_vectors
     from dpce_cli.core.workspace.workspace import Workspace
 
     reporter = ConsoleReporter()

@@ -129,7 +129,7 @@ def prepare_vocab(
     workers: WorkersOption = 2,
     settings: SetOption = [],  # noqa: B006 - Typer copies it
     seed: SeedOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace_folder: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Read a data set, build its vocabulary from the training captions, and make it the current one.
 
@@ -139,43 +139,46 @@ def prepare_vocab(
     for option in sorted(READER_OPTIONS - {*source.options}):
         if getattr(context.get_parameter_source(option), "name", "") == "COMMANDLINE":
             raise typer.BadParameter(f"does not apply to {dataset}; leave it out", param_hint=_flag(option))
-    if dataset is Dataset.scenes:
-        root = root or workspace / "scenes" / "photos"
-    elif root is None:
+    if dataset is Dataset.scenes and root is not None:
+        raise typer.BadParameter(f"does not apply to {dataset}; leave it out", param_hint="--root")
+    if dataset is not Dataset.scenes and root is None:
         raise typer.BadParameter(f"{dataset} needs the folder of its photos", param_hint="--root")
 
     from dpce_cli.commands.console import ConsoleReporter, print_table
-    from dpce_cli.core.data.splits import save_splits
     from dpce_cli.core.presets import build_preset
     from dpce_cli.core.workspace.preparation import prepare_dataset
-    from dpce_cli.core.workspace.workspace import Workspace, check_name
+    from dpce_cli.core.workspace.workspace import Workspace, check_name, check_own_name
 
     if seed is not None:
         settings = [*settings, f"seed={seed}"]
     config = build_preset(preset or source.preset).with_settings(settings)
-    reporter, place = ConsoleReporter(), Workspace(workspace)
+    reporter, workspace = ConsoleReporter(), Workspace(workspace_folder)
     values = {
         "captions": captions, "image_column": image_column, "caption_column": caption_column, "splits": splits,
         "val_fraction": val_fraction, "test_fraction": test_fraction, "train_images": train_images,
         "test_images": test_images, "seed": config.seed, "reporter": reporter,
     }  # fmt: skip
-    default = root.resolve().name if source.named_by_folder else dataset.value
+    default = root.resolve().name if root and source.named_by_folder else dataset.value
     chosen = check_name(default if name is None else name)
-    captioned = replace(source.read(root, values), name=chosen)
-    if note := place.note_of_replacement(captioned, is_named=name is not None):
+    if source.named_by_folder:
+        check_own_name(chosen)
+    folder = workspace.root / chosen
+    photos = (root or folder).resolve()
+    if note := workspace.note_of_replacement(chosen, photos, is_named=name is not None):
         reporter.note(note)
+    captioned = replace(source.read(root or folder, values), name=chosen)
     if resize:
         from dpce_cli.core.data.resizing import resize_images  # slow to import: it decodes with torch's workers
 
-        captioned = resize_images(captioned, workspace / chosen, config.image, workers=workers, reporter=reporter)
+        captioned = resize_images(captioned, folder, config.image, workers=workers, reporter=reporter)
     for line in captioned.skipped:
         reporter.warn(f"left out: {line}")
-    prepared, summaries = prepare_dataset(place, captioned, config, reporter)
-    if splits == "paper" and "splits" in source.options:
-        save_splits(workspace / prepared.name / "splits.json", captioned)
-        reporter.note(f"the ids of each split are in {workspace / prepared.name / 'splits.json'}, a file for --splits")
+    draws_splits = splits == "paper" and "splits" in source.options
+    prepared, summaries = prepare_dataset(workspace, captioned, config, reporter, with_split_ids=draws_splits)
+    if draws_splits:
+        reporter.note(f"the ids of each split are in {folder / workspace.about()['split_ids']}, a file for --splits")
     print_table(
-        f"{prepared.name}: {len(prepared.vocabulary)} words, preset {config.preset}, in {workspace / prepared.name}",
+        f"{chosen}: {len(prepared.vocabulary)} words, preset {config.preset}, in {folder}",
         ("split", "images", "captions", f"over {config.text.max_words} words", "unknown words"),
         [
             (s.split, f"{s.images}", f"{s.captions}", f"{s.cut_captions}", f"{100 * s.unknown_words:.1f}%")

@@ -80,7 +80,7 @@ def train_stage1(
     from dpce_cli.core.training.plan import plan_stage
     from dpce_cli.core.training.stage1 import train_stage1 as train
     from dpce_cli.core.training.stage1 import word_table
-    from dpce_cli.core.workspace.preparation import load_initial_vectors
+    from dpce_cli.core.workspace.initial_vectors import load_initial_vectors
     from dpce_cli.core.workspace.workspace import Workspace
     from dpce_cli.launch import launch
 

@@ -61,7 +61,7 @@ def train_stage2(
     from dpce_cli.core.training.options import RunOptions
     from dpce_cli.core.training.plan import plan_stage
     from dpce_cli.core.workspace.artefacts import load_best
-    from dpce_cli.core.workspace.preparation import load_initial_vectors
+    from dpce_cli.core.workspace.initial_vectors import load_initial_vectors
     from dpce_cli.core.workspace.workspace import Workspace
     from dpce_cli.launch import launch
 

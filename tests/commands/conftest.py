@@ -23,7 +23,7 @@ def finished_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path, finished_workspace: Path) -> Path:
     """A copy of `finished_workspace` that may be changed."""
-    return shutil.copytree(finished_workspace, tmp_path / "workspace", ignore=shutil.ignore_patterns("photos"))
+    return shutil.copytree(finished_workspace, tmp_path / "workspace", ignore=shutil.ignore_patterns("photos-*"))
 
 
 @pytest.fixture

@@ -38,8 +38,8 @@ def test_scenes_are_drawn_tokenized_and_made_the_current_data_set(tmp_path: Path
     assert outcome.stderr.splitlines() == ["Drawing scenes | 24/24 | eta 0s", "tokenizing captions | 24/24 | eta 0s"]
     assert (tmp_path / "current").read_text() == "scenes\n"
     assert about["config"]["model"]["embedding_dim"] == 16
-    assert about["root"] == str(tmp_path / "scenes" / "photos")
-    assert len(list((tmp_path / "scenes" / "photos").glob("*/*.png"))) == 24
+    assert Path(about["root"]).match(f"{tmp_path}/scenes/photos-*")
+    assert len(list(Path(about["root"]).glob("*/*.png"))) == 24
 
 
 def test_the_seed_decides_the_scenes(tmp_path: Path) -> None:
@@ -214,15 +214,69 @@ def test_another_folder_of_the_same_name_is_not_replaced_silently(tmp_path: Path
     )
     succeed(*folder, "--root", tmp_path / "one" / "photos", workspace=workspace)
     error = dpce(*folder, "--root", tmp_path / "two" / "photos", workspace=workspace).error
-    assert f"data set 'photos' of {tmp_path}/one/photos is prepared here already; choose another --name" in error
+    assert f"was prepared from {tmp_path}/one/photos, not from {tmp_path}/two/photos; choose another --name" in error
     succeed(*folder, "--root", tmp_path / "two" / "photos", "--name", "second", workspace=workspace)
     replaced = succeed(*folder, "--root", tmp_path / "two" / "photos", "--name", "photos", workspace=workspace)
-    assert f"data set 'photos' was prepared from {tmp_path}/one/photos, and is now from" in replaced.stderr
+    assert f"was prepared from {tmp_path}/one/photos; it is now replaced by one from {tmp_path}/two" in replaced.stderr
     assert (workspace / "current").read_text() == "photos\n"
     for name in ("../x", "galleries", "a/b", "", "."):
         assert (
             "--name" in dpce(*folder, "--root", tmp_path / "one" / "photos", "--name", name, workspace=workspace).error
         )
+
+
+@pytest.mark.parametrize("content", ['{"name": "photos", "root": "/elsewhere"}', "{", "", "[]", '{"root": "\\u0000"}'])
+def test_a_data_set_that_is_damaged_or_of_another_version_is_not_replaced_silently(
+    tmp_path: Path, content: str
+) -> None:
+    root, workspace = _folder(tmp_path / "photos", "image,caption\na.png,a dog\n"), tmp_path / "w"
+    arguments = ("prepare-vocab", "folder", "--root", str(root), *TINY)
+    path = workspace / "photos" / "dataset.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    error = dpce(*arguments, workspace=workspace).error
+    assert f"data set 'photos' in {workspace} was prepared from " in error
+    assert f"not from {root}; choose another --name, or replace it with --name photos" in error
+    assert path.read_text() == content
+    succeed(*arguments, "--name", "photos", workspace=workspace)
+
+
+@pytest.mark.parametrize("name", ["scenes", "coco"])
+def test_a_folder_does_not_take_the_name_of_a_published_data_set(tmp_path: Path, name: str) -> None:
+    root = _folder(tmp_path / name, "image,caption\na.png,a dog\n")
+    error = dpce("prepare-vocab", "folder", "--root", root, workspace=tmp_path / "w").error
+    assert error == f"Error: {name!r} is the name of a published data set; choose another one with --name"
+
+
+def _pictures(workspace: Path, name: str) -> dict[str, bytes]:
+    root = Path(json.loads((workspace / name / "dataset.json").read_text())["root"])
+    return {path.name: path.read_bytes() for path in root.rglob("*.png")}
+
+
+def test_each_data_set_has_its_own_pictures(tmp_path: Path) -> None:
+    succeed(*SCENES, workspace=tmp_path)
+    before = _pictures(tmp_path, "scenes")
+    succeed(*SCENES, "--name", "two", "--seed", "7", workspace=tmp_path)
+    assert _pictures(tmp_path, "scenes") == before
+    assert _pictures(tmp_path, "two") != before
+
+
+def test_pictures_stay_until_the_new_data_set_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    succeed(*SCENES, workspace=tmp_path)
+    before, replace = _pictures(tmp_path, "scenes"), os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if target.name == "000003.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail)
+        assert "No space left" in dpce(*SCENES, "--seed", "7", workspace=tmp_path).error
+    assert _pictures(tmp_path, "scenes") == before
+    assert Workspace(tmp_path).load_dataset().split("train")
+    succeed(*SCENES, "--seed", "7", workspace=tmp_path)
+    assert len(list((tmp_path / "scenes").glob("photos-*"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -232,6 +286,7 @@ def test_another_folder_of_the_same_name_is_not_replaced_silently(tmp_path: Path
         (("scenes", "--splits", "paper"), "--splits"),
         (("flickr30k", "--val-fraction", "0.2"), "--val-fraction"),
         (("webdataset", "--caption-column", "x"), "--caption-column"),
+        (("scenes",), "--root"),
     ],
 )
 def test_options_that_do_not_apply_are_refused(tmp_path: Path, arguments: tuple[str, ...], option: str) -> None:

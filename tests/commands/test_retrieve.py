@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.command_line import Outcome, dpce, succeed
 
 
 @pytest.fixture
 def photo(finished_workspace: Path) -> Path:
-    return finished_workspace / "scenes" / "photos" / "test" / "000000.png"
+    return Workspace(finished_workspace).load_dataset().root / "test" / "000000.png"
 
 
 def _retrieve(workspace: Path, *arguments: str | Path) -> Outcome:

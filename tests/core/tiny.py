@@ -31,7 +31,8 @@ from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage1 import train_stage1
 from dpce_cli.core.training.stage2 import train_stage2
 from dpce_cli.core.workspace.checkpoint import Checkpoint, fingerprint, load_checkpoint
-from dpce_cli.core.workspace.workspace import PreparedDataset, PreparedImage, Workspace
+from dpce_cli.core.workspace.dataset import PreparedDataset, PreparedImage
+from dpce_cli.core.workspace.workspace import Workspace
 
 BATCH = 4
 TRAIN = 12

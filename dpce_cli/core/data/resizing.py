@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import ImageConfig
+from dpce_cli.core.data.contents import UNREADABLE, photo_content
 from dpce_cli.core.data.loading import read_views
 from dpce_cli.core.data.readers.reading import Skips
 from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
-from dpce_cli.core.data.shards import open_photo, shard_of
+from dpce_cli.core.data.shards import open_photo
 from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.storage.files import replacing
 
 _BATCH = 32
+_COPIED = "copied.jsonl"
 
 
 def resize_images(
@@ -32,11 +36,12 @@ def resize_images(
 ) -> CaptionedImages:
     """The data set with its photos in a folder of `parent`: same paths, separate files, resized as `config` says.
 
-    The folder's name depends on root and sizes, so that photos of another preparation stay as long as it is current.
+    The folder's name depends on root and sizes: copies of other sizes stay as they are.
 
-    What `.jpg` and `.jpeg` name becomes a JPEG of quality 95, anything else a PNG; a photo that is small enough is
-    copied. An interrupted call is continued by the next one with the same root and sizes, and a photo that is newer
-    than its copy is resized again. Photos that cannot be read are left out and counted in `skipped`.
+    `.jpg` and `.jpeg` files become JPEGs of quality 95, all others PNGs; a photo that is small enough is copied. The
+    folder's list `copied.jsonl` has the content of the photo that each copy was made from: the next call with the same
+    root and sizes continues an interrupted one, and resizes the photos again that were replaced since. Photos that
+    cannot be read are left out and counted in `skipped`.
 
     Raises:
         DataError: none of the photos can be read.
@@ -44,8 +49,12 @@ def resize_images(
     """
     about = {"root": str(captioned.root.resolve()), "resize": config.resize, "squash": config.squash}
     folder = parent / f"photos-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]}"
+    contents = {image.path: photo_content(captioned.root / image.path, image.extent) for image in captioned.images}
+    copied = _read_copied(folder)
     pending = tuple(
-        image for image in captioned.images if _time(captioned.root / image.path) >= _time(folder / image.path)
+        image
+        for image in captioned.images
+        if contents[image.path] not in (UNREADABLE, copied.get(image.path)) or not (folder / image.path).is_file()
     )
     skips, bad = Skips(), set[str]()
     count = len(captioned.images)
@@ -56,14 +65,14 @@ def resize_images(
             captioned.root, pending, write, batch_size=_BATCH, workers=workers
         ):
             if failed := failures[failures != 0].tolist():
-                raise WorkspaceError(
-                    f"{folder}: cannot be written ({os.strerror(failed[0])}); free space or choose another "
-                    "--workspace, then run again to continue where it stopped"
-                )
+                raise _cannot_be_written(folder, os.strerror(failed[0]))
             for problem in problems:
                 skips.add("photos that cannot be read", problem.partition("; ")[0])
             batch = pending[start : start + _BATCH]
-            bad |= {image.path for image in batch} - {pending[position].path for position in positions}
+            written = [pending[position].path for position in positions]
+            if written:
+                _add_copied(folder, {path: contents[path] for path in written})
+            bad |= {image.path for image in batch}.difference(written)
             start += len(batch)
             advance(len(batch))
     readable = tuple(dataclasses.replace(image, extent=None) for image in captioned.images if image.path not in bad)
@@ -101,9 +110,31 @@ class _WriteResized:
         return torch.tensor(0)
 
 
-def _time(path: Path) -> float:
-    """When a photo's file, or the shard that holds it, was written; never, if it is not there."""
+def _read_copied(folder: Path) -> dict[str, str]:
+    """The content of the photo that each copy in `folder` was made from, by path."""
     try:
-        return os.stat(shard_of(path) or path).st_mtime
+        lines = (folder / _COPIED).read_bytes().splitlines()
     except OSError:
-        return float("-inf")
+        return {}
+    copied: dict[str, str] = {}
+    for line in lines:
+        with suppress(ValueError, TypeError, RecursionError):  # a line that was cut off when the process was killed
+            path, content = json.loads(line)
+            copied[path] = content
+    return copied
+
+
+def _add_copied(folder: Path, contents: Mapping[str, str]) -> None:
+    lines = "".join(f"\n{json.dumps(item)}" for item in contents.items())
+    try:
+        with open(folder / _COPIED, "a", encoding="utf-8") as file:
+            file.write(lines)
+    except OSError as error:
+        raise _cannot_be_written(folder, error.strerror or str(error)) from error
+
+
+def _cannot_be_written(folder: Path, reason: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"{folder}: cannot be written ({reason}); free space or choose another --workspace, then run again to continue "
+        "where it stopped"
+    )

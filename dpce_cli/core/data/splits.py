@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dpce_cli.core.data.readers.annotations import ListedImage, read_json, texts_of
 from dpce_cli.core.data.readers.reading import Skips
-from dpce_cli.core.data.records import SPLITS, CaptionedImages
+from dpce_cli.core.data.records import SPLITS, CaptionedImage
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.storage.files import write_json
 
 
-def save_splits(path: Path, captioned: CaptionedImages) -> None:
-    """Write the ids of each split as JSON: `{"train": [...], "val": [...], "test": [...]}`.
-
-    Raises:
-        WorkspaceError: the file cannot be written.
-    """
-    ids = {split: [image.image_id for image in captioned.images if image.split == split] for split in SPLITS}
-    write_json(path, ids)
+def split_ids(images: Sequence[CaptionedImage]) -> dict[str, list[str]]:
+    """The ids of each split, as `read_splits` takes them: `{"train": [...], "val": [...], "test": [...]}`."""
+    return {split: [image.image_id for image in images if image.split == split] for split in SPLITS}
 
 
 def read_splits(path: Path) -> dict[str, str]:
-    """The split of each id in a file of `save_splits`.
+    """The split of each id in a JSON file of `split_ids`.
 
     Raises:
         DataError: not such a file, or an id in two splits.

@@ -14,7 +14,7 @@ from dpce_cli.core.data.position_shift import place, placement_starts
 from dpce_cli.core.models.text_encoder import TextEncoder
 from dpce_cli.core.text.tokenizer import tokenize
 from dpce_cli.core.text.vocabulary import Vocabulary, pack_token_ids
-from dpce_cli.core.workspace.workspace import PreparedImage
+from dpce_cli.core.workspace.dataset import PreparedImage
 
 if TYPE_CHECKING:
     from dpce_cli.core.models.image_encoder import ImageEncoder

@@ -20,9 +20,10 @@ from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_ca
 from dpce_cli.core.retrieval.hubness import BANK_PHOTOS, NEAREST, Bank, load_bank
 from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.workspace.checkpoint import Checkpoint
+from dpce_cli.core.workspace.dataset import PreparedDataset, PreparedImage
 from dpce_cli.core.workspace.feature_cache import cached_test_features
 from dpce_cli.core.workspace.features import load_feature_store, open_feature_store
-from dpce_cli.core.workspace.workspace import PreparedDataset, PreparedImage, Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 
 _IMAGES, _CAPTIONS = 16, 256
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,15 @@ _SIZE = 96
 """Side of a picture in pixels."""
 
 
-def draw_scenes(root: Path, *, train_images: int, test_images: int, seed: int, reporter: Reporter) -> CaptionedImages:
-    """The data set of `prepare-vocab scenes`: as many pictures for validation as for testing (see `build_scenes`)."""
+def draw_scenes(parent: Path, *, train_images: int, test_images: int, seed: int, reporter: Reporter) -> CaptionedImages:
+    """The data set of `prepare-vocab scenes`: as many pictures for validation as for testing (see `build_scenes`).
+
+    The pictures lie in a folder of `parent` whose name depends on the arguments: those of other arguments stay.
+    """
     counts = {"train": train_images, "val": test_images, "test": test_images}
-    return build_scenes(root, seed=seed, counts=counts, size=_SIZE, reporter=reporter)
+    digest = hashlib.sha256(json.dumps(_origin(seed, counts, _SIZE)).encode()).hexdigest()
+    root = parent / f"photos-{digest[:12]}"
+    return replace(build_scenes(root, seed=seed, counts=counts, size=_SIZE, reporter=reporter), source=parent)
 
 
 def build_scenes(root: Path, *, seed: int, counts: Mapping[str, int], size: int, reporter: Reporter) -> CaptionedImages:
@@ -45,7 +52,7 @@ def build_scenes(root: Path, *, seed: int, counts: Mapping[str, int], size: int,
         WorkspaceError: the pictures cannot be written.
     """
     stamp = root / "scenes.json"
-    origin = {"seed": seed, "counts": dict(counts), "size": size, "version": __version__}
+    origin = _origin(seed, counts, size)
     finished = _read(stamp) == origin
     if not finished:
         write_json(stamp, {})
@@ -72,6 +79,10 @@ def build_scenes(root: Path, *, seed: int, counts: Mapping[str, int], size: int,
     if not finished:
         write_json(stamp, origin)
     return CaptionedImages(name="scenes", root=root, images=tuple(images))
+
+
+def _origin(seed: int, counts: Mapping[str, int], size: int) -> dict[str, Any]:
+    return {"seed": seed, "counts": dict(counts), "size": size, "version": __version__}
 
 
 def sample_splits(seed: int, counts: Mapping[str, int]) -> dict[str, list[Scene]]:

@@ -26,7 +26,8 @@ from dpce_cli.core.models.matconvnet.weights import Conversion
 from dpce_cli.core.storage.files import replacing
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.workspace.checkpoint import Checkpoint, save_checkpoint
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.workspace import Workspace
 
 # Channels that leave the text network's first stage at width 1.
 _FIRST_STAGE_CHANNELS = 256

@@ -12,6 +12,21 @@ from pathlib import Path
 from dpce_cli.core.errors import WorkspaceError
 
 
+def is_held(path: Path) -> bool:
+    """Whether another process holds the lock file `path`; also true where that cannot be told."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno != errno.ENOENT
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+
+
 @contextmanager
 def exclusive(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file `path`, which stays behind empty, for the block.

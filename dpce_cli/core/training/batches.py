@@ -25,8 +25,9 @@ from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.encoding import pack_captions
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.vocabulary import Vocabulary
+from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.feature_cache import cached_features
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 
 # Tar shards, at most, that photos are mixed among: with more, the order is more random and what is read further apart.
 SHARDS_READ_TOGETHER = 16

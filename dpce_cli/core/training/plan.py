@@ -13,7 +13,7 @@ from dpce_cli.core.training.batches import TrainingSet
 from dpce_cli.core.training.memory import training_memory
 from dpce_cli.core.training.optimisation import learning_rate, parameter_groups
 from dpce_cli.core.training.options import WordTable, check_shares
-from dpce_cli.core.workspace.workspace import PreparedDataset
+from dpce_cli.core.workspace.dataset import PreparedDataset
 
 
 @dataclass(frozen=True)

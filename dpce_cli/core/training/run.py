@@ -44,7 +44,8 @@ from dpce_cli.core.training.stage_files import StageFiles
 from dpce_cli.core.training.state import check_steps, resume, save_state
 from dpce_cli.core.training.updates import Updater, all_finite
 from dpce_cli.core.training.validation import ValidationSet
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.workspace import Workspace
 
 _LOG_EVERY = 25
 

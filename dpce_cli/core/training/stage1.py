@@ -13,7 +13,8 @@ from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.word_vectors import WordVectors
 from dpce_cli.core.training.options import RunOptions, StageResult, WordTable
 from dpce_cli.core.training.run import StageRun
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.workspace import Workspace
 
 
 def train_stage1(

@@ -20,7 +20,8 @@ from dpce_cli.core.training.options import RunOptions, StageResult, WordTable
 from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.workspace.checkpoint import Checkpoint
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.workspace import Workspace
 
 
 def train_stage2(

@@ -17,8 +17,9 @@ from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_captions
 from dpce_cli.core.retrieval.metrics import RetrievalMetrics, evaluate, evaluate_by_identity
 from dpce_cli.core.text.vocabulary import Vocabulary
+from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.feature_cache import cached_features
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 
 # Placements that a caption is averaged over here. The test protocol takes all, about 20, at five times the cost.
 _PLACEMENTS = 4

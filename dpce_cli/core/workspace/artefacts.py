@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dpce_cli.core.errors import CheckpointError, WorkspaceError
 from dpce_cli.core.workspace.checkpoint import Checkpoint, check_belongs, load_checkpoint
+from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.features import FeatureStore, load_feature_store
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 
 
 def load_best(workspace: Workspace, dataset: PreparedDataset | None, stage: int | None) -> Checkpoint:

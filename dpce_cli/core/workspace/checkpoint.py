@@ -18,7 +18,7 @@ from dpce_cli.core.errors import CheckpointError, WorkspaceError
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.storage.files import replacing
 from dpce_cli.core.text.vocabulary import Vocabulary
-from dpce_cli.core.workspace.workspace import PreparedDataset
+from dpce_cli.core.workspace.dataset import PreparedDataset
 
 FORMAT = 2
 

@@ -24,7 +24,8 @@ from dpce_cli.core.processes.collectives import share
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.storage.rows import open_or_resume, read_store
 from dpce_cli.core.workspace.checkpoint import fingerprint
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.workspace import Workspace
 
 _BATCH = 16
 

@@ -3,11 +3,11 @@
     workspace/
       current                     name of the current data set
       flickr8k/                   one folder per data set
-        dataset.json              root, configuration, fingerprints, and the names of the next two files
+        dataset.json              root, configuration, fingerprints, and the names of the next three files
         images-HASH.jsonl         one image per line: id, path, split, captions, identity, token ids, place in its shard
         vocabulary-HASH.json
-        splits.json               ids of each split, where the splits were drawn
-        photos-HASH/              the photos of prepare-vocab --resize-images
+        splits-HASH.json          ids of each split, where the splits were drawn
+        photos-HASH/              drawn scenes, or the photos of prepare-vocab --resize-images
         word_vectors.h5
         cache/                    pooled CNN features, one file per split and setting
         stage1/  stage2/          last.pt, best.pt, epoch-N.pt, lock, metrics.jsonl, curves.png, tensorboard/, bank.h5
@@ -21,23 +21,26 @@ Nothing in it is an absolute path but the photos' root, so a workspace can be co
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.data.records import CaptionedImage, CaptionedImages, instance_ids
 from dpce_cli.core.errors import ConfigError, WorkspaceError
-from dpce_cli.core.storage.files import replacing, write_json
+from dpce_cli.core.storage.files import replacing
 from dpce_cli.core.text.vocabulary import Vocabulary
+from dpce_cli.core.workspace.dataset import (
+    PreparedDataset,
+    PreparedImage,
+    read_about,
+    read_dataset,
+    stated_folder,
+    write_dataset,
+)
+from dpce_cli.core.workspace.leftovers import remove_leftovers
 
-FORMAT = 2
-_PUBLISHED = ("scenes", "flickr8k", "flickr30k", "coco", "cuhk-pedes", "icfg-pedes", "rstp-reid")
+PUBLISHED = ("scenes", "flickr8k", "flickr30k", "coco", "cuhk-pedes", "icfg-pedes", "rstp-reid")
 """Names that stand for one data set, wherever its files lie."""
 
 
@@ -54,49 +57,14 @@ def check_name(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedImage(CaptionedImage):
-    """One image of a prepared data set."""
+def check_own_name(name: str) -> None:
+    """Refuse the name of a published data set for a person's own.
 
-    token_ids: tuple[tuple[int, ...], ...]
-    """Known words of each caption as ids of the prepared vocabulary, not yet cut to `max_words`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedDataset:
-    """What prepare-vocab left for the other commands."""
-
-    name: str
-    root: Path
-    config: Config
-    vocabulary: Vocabulary
-    images: tuple[PreparedImage, ...]
-    fingerprint: str
-    """Of all that is known of all images."""
-    training_fingerprint: str
-    """Of the train split's ids, captions, identities and token ids: what a model depends on."""
-    split_fingerprints: dict[str, str]
-    """Of all that is known of each split's images: what their embeddings depend on, besides the model."""
-
-    @property
-    def instances(self) -> int:
-        """Classes of the instance loss: identities and images without one, of the train split."""
-        return len(set(instance_ids(self.split("train"))))
-
-    def split(self, name: str) -> list[PreparedImage]:
-        """The images of split `name`.
-
-        Raises:
-            WorkspaceError: there is none.
-        """
-        images = [image for image in self.images if image.split == name]
-        if not images:
-            splits = ", ".join(sorted({image.split for image in self.images}))
-            raise WorkspaceError(
-                f"data set '{self.name}' has no '{name}' split; it has: {splits}. Choose one with --split, "
-                "or add the missing split to the data set and run prepare-vocab again"
-            )
-        return images
+    Raises:
+        ConfigError: it is one.
+    """
+    if name in PUBLISHED:
+        raise ConfigError(f"{name!r} is the name of a published data set; choose another one with --name")
 
 
 class Workspace:
@@ -155,172 +123,60 @@ class Workspace:
         vocabulary: Vocabulary,
         images: Iterable[PreparedImage],
         source: Path | None = None,
+        with_split_ids: bool = False,
     ) -> PreparedDataset:
-        """Write a prepared data set and make it current, in one step.
+        """Write a prepared data set, make it current, and delete what the one before it left.
 
-        Args:
-            source: where the photos came from, if `root` holds copies of them.
+        Args: see `write_dataset`.
 
         Raises:
             WorkspaceError: the workspace cannot be written.
         """
-        folder, kept = self.root / name, tuple(images)
-        lines = [_line(image) for image in kept]
-        content = b"".join(lines)
-        words = json.dumps(vocabulary.to_json(), indent=2, ensure_ascii=False).encode() + b"\n"
-        splits = {
-            split: _digest(line for line, image in zip(lines, kept, strict=True) if image.split == split)
-            for split in sorted({image.split for image in kept})
-        }
-        about = {
-            "format": FORMAT,
-            "name": name,
-            "root": str(root),
-            "source": str(source or root),
-            "images": f"images-{_digest([content])[:12]}.jsonl",
-            "words": f"vocabulary-{_digest([words])[:12]}.json",
-            "fingerprint": _digest([content]),
-            "training": _digest(_line(image, with_path=False) for image in kept if image.split == "train"),
-            "splits": splits,
-            "vocabulary": vocabulary.fingerprint,
-            "config": config.to_dict(),
-        }
-        for file, written in ((about["images"], content), (about["words"], words)):
-            with replacing(folder / str(file)) as temporary:
-                temporary.write_bytes(written)
-        write_json(folder / "dataset.json", about)
-        with replacing(self.root / "current") as temporary:
-            temporary.write_text(name + "\n", encoding="utf-8")
-        _remove_others(folder, about, root)
-        return PreparedDataset(
-            name=name,
+        dataset = write_dataset(
+            self.root / name,
             root=root,
+            source=source or root,
             config=config,
             vocabulary=vocabulary,
-            images=kept,
-            fingerprint=str(about["fingerprint"]),
-            training_fingerprint=str(about["training"]),
-            split_fingerprints=splits,
+            images=images,
+            with_split_ids=with_split_ids,
         )
+        with replacing(self.root / "current") as temporary:
+            temporary.write_text(name + "\n", encoding="utf-8")
+        remove_leftovers(self.root, name)
+        return dataset
 
-    def note_of_replacement(self, captioned: CaptionedImages, *, is_named: bool) -> str:
-        """What to tell a person of the data set that `captioned` replaces; empty where it is the same or none.
+    def note_of_replacement(self, name: str, source: Path, *, is_named: bool) -> str:
+        """What to tell a person about the data set that a new one from `source` replaces; empty if there is nothing.
 
         Args:
             is_named: whether the person chose the name, and so what is replaced.
 
         Raises:
-            WorkspaceError: another folder's data set has this name, and the person did not choose it.
+            WorkspaceError: data set `name` was made from another folder, and the person did not choose the name.
         """
-        try:
-            older = self.about(captioned.name)
-        except WorkspaceError:
+        if not (self.root / name / "dataset.json").exists():
             return ""
-        if older["source"] == str(captioned.root.resolve()):
+        older = stated_folder(self.root / name, "source", "root")
+        if older == str(source):
             return ""
-        if not is_named and older["name"] not in _PUBLISHED:
-            raise WorkspaceError(
-                f"data set '{captioned.name}' of {older['source']} is prepared here already; choose another --name, or "
-                f"replace it with --name {captioned.name}"
-            )
-        return f"data set '{captioned.name}' was prepared from {older['source']}, and is now from {captioned.root}"
+        was = f"data set '{name}' in {self.root} was prepared from {older or 'a folder that its files do not name'}"
+        if not is_named and name not in PUBLISHED:
+            raise WorkspaceError(f"{was}, not from {source}; choose another --name, or replace it with --name {name}")
+        return f"{was}; it is now replaced by one from {source}"
 
-    def about(self, name: str | None = None) -> dict[str, Any]:
-        """What dataset.json says of a data set, or of the current one; cheap, whatever the data set's size.
+    def about(self) -> dict[str, Any]:
+        """What dataset.json says of the current data set; quick to read, whatever the data set's size.
 
         Raises:
             WorkspaceError: it is missing, damaged, or of another version.
         """
-        name = name or self.dataset_name
-        path = self.root / name / "dataset.json"
-        try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-            version = about.get("format", 1)
-            strings = [about.get(key) for key in ("root", "source", "images", "words", "fingerprint", "training")]
-            sound = all(isinstance(value, str) for value in strings) and isinstance(about.get("splits"), dict)
-        except (OSError, ValueError, RecursionError, AttributeError) as error:
-            raise WorkspaceError(
-                f"{path}: the prepared data set is incomplete or damaged ({error}); run 'dpce prepare-vocab' again"
-            ) from error
-        if version != FORMAT or not sound or any(Path(about[key]).name != about[key] for key in ("images", "words")):
-            raise WorkspaceError(
-                f"{path}: the prepared data set is damaged, or of another version of dpce; run 'dpce prepare-vocab' "
-                "again"
-            )
-        return dict(about)
+        return read_about(self.folder)
 
     def load_dataset(self) -> PreparedDataset:
         """Read the current data set.
 
         Raises:
-            WorkspaceError: it is missing or damaged, or its parts do not belong together.
+            WorkspaceError: it is missing or damaged, or its files do not belong together.
         """
-        folder, name, about = self.folder, self.dataset_name, self.about()
-        again = f"run 'dpce prepare-vocab' for data set '{name}' again"
-        try:
-            content = (folder / about["images"]).read_bytes()
-            words = json.loads((folder / about["words"]).read_bytes())
-            images = tuple(_image(json.loads(line)) for line in content.splitlines())
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise WorkspaceError(
-                f"{folder}: the prepared data set is incomplete or damaged ({error}); {again}"
-            ) from error
-        vocabulary = Vocabulary.from_json(words, str(folder / about["words"]))
-        if _digest([content]) != about["fingerprint"] or vocabulary.fingerprint != about.get("vocabulary"):
-            raise WorkspaceError(f"{folder}: the files of the data set do not belong together; {again}")
-        return PreparedDataset(
-            name=name,
-            root=Path(about["root"]),
-            config=Config.from_dict(about.get("config", {}), str(folder / "dataset.json")),
-            vocabulary=vocabulary,
-            images=images,
-            fingerprint=about["fingerprint"],
-            training_fingerprint=about["training"],
-            split_fingerprints=about["splits"],
-        )
-
-
-def _line(image: PreparedImage, *, with_path: bool = True) -> bytes:
-    record: dict[str, Any] = {
-        "image_id": image.image_id,
-        "path": image.path if with_path else "",
-        "split": image.split,
-        "captions": image.captions,
-        "identity": image.identity,
-        "token_ids": image.token_ids,
-    }
-    if image.extent is not None and with_path:
-        record["extent"] = image.extent
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-
-
-def _digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _remove_others(folder: Path, about: Mapping[str, Any], root: Path) -> None:
-    """Delete what earlier preparations of the data set left."""
-    for path in folder.glob("images-*.jsonl"):
-        if path.name != about["images"]:
-            path.unlink(missing_ok=True)
-    for path in folder.glob("vocabulary-*.json"):
-        if path.name != about["words"]:
-            path.unlink(missing_ok=True)
-    for path in folder.glob("photos-*"):
-        if path.resolve() != root:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _image(record: dict[str, Any]) -> PreparedImage:
-    return PreparedImage(
-        image_id=record["image_id"],
-        path=record["path"],
-        split=record["split"],
-        captions=tuple(record["captions"]),
-        identity=record["identity"],
-        token_ids=tuple(tuple(ids) for ids in record["token_ids"]),
-        extent=tuple(record["extent"]) if "extent" in record else None,
-    )
+        return read_dataset(self.folder)

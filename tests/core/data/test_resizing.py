@@ -90,17 +90,20 @@ def test_the_encoder_sees_the_same_of_a_resized_photo(
     assert (before - after).abs().mean() < 3
 
 
-def test_only_what_is_missing_or_older_than_its_photo_is_resized_again(photos: CaptionedImages, tmp_path: Path) -> None:
+def test_only_photos_that_are_missing_or_were_replaced_are_resized_again(
+    photos: CaptionedImages, tmp_path: Path
+) -> None:
     folder = resize(photos, tmp_path).root
     for name in SIZES:
         (folder / name).write_text("kept")
-        os.utime(photos.root / name, (1, 1))
     (folder / "wide.jpg").unlink()
-    os.utime(photos.root / "square.gif")
-    os.utime(folder / "square.gif", (2, 2))
+    os.utime(photos.root / "small.jpeg")  # newer, with the same content
+    smooth(63, 64).save(photos.root / "square.gif")
+    os.utime(photos.root / "square.gif", (1, 1))  # replaced by an older file
     assert resize(photos, tmp_path).root == folder
     kept = {name for name in SIZES if (folder / name).read_bytes() == b"kept"}
     assert kept == {"sub/tall.png", "small.jpeg"}
+    assert load_image(folder / "square.gif").size == (40, 41)
     larger = resize(photos, tmp_path, "image.resize=50").root
     assert load_image(larger / "sub/tall.png").size == (50, 111)
     assert (folder / "small.jpeg").read_bytes() == b"kept"
@@ -118,12 +121,35 @@ def test_photos_in_shards_become_the_files_that_loose_photos_become(photos: Capt
     for image in small.images:
         name = image.path.removeprefix("train-0.tar/")
         assert (small.root / image.path).read_bytes() == (expected.root / name).read_bytes()
-    changed = small.root / "train-0.tar" / "wide.jpg"
-    for age, kept in ((1, True), (-1, False)):
-        changed.write_text("kept")
-        os.utime(root / "train-0.tar", (changed.stat().st_mtime - age,) * 2)
-        resize(stored, tmp_path / "images")
-        assert (changed.read_bytes() == b"kept") == kept
+    for name in SIZES:
+        (small.root / "train-0.tar" / name).write_text("kept")
+    contents["wide.jpg"] = (photos.root / "sub/tall.png").read_bytes()
+    write_tar(root / "train-0.tar", sorted([*contents.items(), *captions]))
+    again = read_webdataset(root, val_fraction=0, test_fraction=0, seed=0, reporter=Reporter())
+    resize(again, tmp_path / "images")
+    kept = {name for name in SIZES if (small.root / "train-0.tar" / name).read_bytes() == b"kept"}
+    assert kept == {*SIZES} - {"wide.jpg"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "nested"])
+def test_copies_that_a_damaged_list_does_not_name_are_made_again(
+    photos: CaptionedImages, tmp_path: Path, damage: str
+) -> None:
+    folder = resize(photos, tmp_path).root
+    path = folder / "copied.jsonl"
+    line = path.read_text().splitlines()[1]
+    path.write_text(
+        {"cut": line[:-9], "foreign": '\n3\n{}\n["a"]\n[[], 1]\n\udcff', "nested": "[" * 10_000}[damage],
+        errors="surrogateescape",
+    )
+    for name in SIZES:
+        (folder / name).write_text("stale")
+    resize(photos, tmp_path)
+    assert all((folder / name).read_bytes() != b"stale" for name in SIZES)
+    for name in SIZES:
+        (folder / name).write_text("kept")
+    resize(photos, tmp_path)
+    assert all((folder / name).read_bytes() == b"kept" for name in SIZES)
 
 
 def test_photos_that_cannot_be_read_are_left_out_and_counted(photos: CaptionedImages, tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ from dpce_cli.core.retrieval.hubness import NEAREST, has_hubness
 from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.workspace.artefacts import load_best, load_features
 from dpce_cli.core.workspace.checkpoint import Checkpoint
+from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.features import load_feature_store
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.gloo import in_processes
 from tests.core.tiny import (
     Recorder,

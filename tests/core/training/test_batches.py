@@ -19,7 +19,8 @@ from dpce_cli.core.presets import build_preset
 from dpce_cli.core.retrieval.encoding import pack_captions
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.training.batches import Batch, TrainingSet
-from dpce_cli.core.workspace.workspace import PreparedDataset, PreparedImage, Workspace
+from dpce_cli.core.workspace.dataset import PreparedDataset, PreparedImage
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import Recorder
 
 POSITIONS = 6

@@ -18,7 +18,8 @@ from dpce_cli.core.processes.collectives import share
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.training import batches
 from dpce_cli.core.training.batches import Batch, TrainingSet
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.gloo import in_processes
 from tests.core.tiny import BATCH, Recorder, prepare, tiny_cnn, tiny_config, tiny_images
 from tests.tars import write_tar

@@ -15,7 +15,8 @@ from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_ca
 from dpce_cli.core.retrieval.metrics import evaluate, evaluate_by_identity
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.validation import ValidationSet
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
 from tests.core.tiny import Recorder, checkpoint, prepare, tiny_config, tiny_images
 

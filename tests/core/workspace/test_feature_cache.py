@@ -19,8 +19,9 @@ from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.workspace import feature_cache
+from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.feature_cache import cached_features
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import TRAIN, Recorder, prepare, records, tiny_config, tiny_images, train
 
 

@@ -7,17 +7,12 @@ import pytest
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
-from dpce_cli.core.errors import DataError, VocabularyError, WorkspaceError
+from dpce_cli.core.errors import DataError, VocabularyError
 from dpce_cli.core.presets import build_preset
 from dpce_cli.core.progress import Reporter
-from dpce_cli.core.workspace.preparation import (
-    SplitSummary,
-    build_initial_vectors,
-    load_initial_vectors,
-    prepare_dataset,
-)
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
-from tests.core.tiny import Recorder
+from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.preparation import SplitSummary, prepare_dataset
+from dpce_cli.core.workspace.workspace import Workspace
 
 
 def _config(*settings: str) -> Config:
@@ -35,7 +30,7 @@ IMAGES = (
 )
 
 
-def _prepare(
+def prepare_own(
     folder: Path, images: Sequence[CaptionedImage] = IMAGES, config: Config | None = None
 ) -> tuple[PreparedDataset, list[SplitSummary]]:
     captioned = CaptionedImages(name="own", root=folder / "photos", images=tuple(images))
@@ -43,7 +38,7 @@ def _prepare(
 
 
 def test_the_vocabulary_is_of_training_words_alone(tmp_path: Path) -> None:
-    dataset, _ = _prepare(tmp_path)
+    dataset, _ = prepare_own(tmp_path)
 
     assert dataset.vocabulary.words == ("a", "dog", "red", "and", "cat", "the")
     assert [image.token_ids for image in dataset.images] == [
@@ -54,19 +49,19 @@ def test_the_vocabulary_is_of_training_words_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_prepared_is_what_is_loaded(tmp_path: Path) -> None:
-    dataset, _ = _prepare(tmp_path)
+    dataset, _ = prepare_own(tmp_path)
 
     assert Workspace(tmp_path).load_dataset() == dataset
 
 
 def test_words_can_be_case_sensitive_and_must_not_be_rare(tmp_path: Path) -> None:
-    dataset, _ = _prepare(tmp_path, config=_config("text.lowercase=false", "text.min_count=2"))
+    dataset, _ = prepare_own(tmp_path, config=_config("text.lowercase=false", "text.min_count=2"))
 
     assert dataset.vocabulary.words == ("dog", "a")
 
 
 def test_summaries_count_cut_captions_and_unknown_words(tmp_path: Path) -> None:
-    _, summaries = _prepare(tmp_path, config=_config("text.max_words=4"))
+    _, summaries = prepare_own(tmp_path, config=_config("text.max_words=4"))
 
     assert summaries == [
         SplitSummary(split="train", images=2, captions=3, cut_captions=1, unknown_words=0.0),
@@ -75,66 +70,18 @@ def test_summaries_count_cut_captions_and_unknown_words(tmp_path: Path) -> None:
 
 
 def test_a_split_without_a_word_has_no_unknown_ones(tmp_path: Path) -> None:
-    _, summaries = _prepare(tmp_path, [*IMAGES[:2], _image("c", "test", "?!")])
+    _, summaries = prepare_own(tmp_path, [*IMAGES[:2], _image("c", "test", "?!")])
 
     assert summaries[-1] == SplitSummary(split="test", images=1, captions=1, cut_captions=0, unknown_words=0.0)
 
 
 def test_training_images_are_required(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"photos: no image is in the train split; assign some to it"):
-        _prepare(tmp_path, [_image("c", "val", "a dog")])
+        prepare_own(tmp_path, [_image("c", "val", "a dog")])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_training_words_are_required(tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match="occurs 9 times or more"):
-        _prepare(tmp_path, config=_config("text.min_count=9"))
+        prepare_own(tmp_path, config=_config("text.min_count=9"))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_vectors_are_trained_on_training_captions_in_the_configured_dimension(tmp_path: Path) -> None:
-    dataset, _ = _prepare(tmp_path)
-    built = build_initial_vectors(Workspace(tmp_path), None, oov="random", reporter=Reporter())
-
-    assert built.vocabulary == dataset.vocabulary
-    assert built.matrix.shape == (6, 5)
-    assert (built.coverage, built.token_coverage) == (1.0, 1.0)
-    loaded = load_initial_vectors(Workspace(tmp_path), dataset)
-    assert loaded.source == "word2vec trained on the captions"
-    assert (loaded.matrix == built.matrix).all()
-
-
-def test_vectors_from_a_file_tell_how_much_of_the_captions_they_cover(tmp_path: Path) -> None:
-    dataset, _ = _prepare(tmp_path)
-    file = tmp_path / "vectors.txt"
-    file.write_text("dog 1 2\ncat 3 4\nbird 5 6\n")
-    reporter = Recorder()
-    built = build_initial_vectors(Workspace(tmp_path), file, oov="drop", reporter=reporter)
-
-    assert built.vocabulary.words == ("dog", "cat")
-    assert built.matrix.tolist() == [[1, 2], [3, 4]]
-    assert built.coverage == pytest.approx(2 / 6)
-    assert built.token_coverage == pytest.approx(4 / 11)
-    assert reporter.notes == ["vectors.txt: 2 of 6 words have a vector of 2 numbers (0 of them only in lower case)"]
-    assert load_initial_vectors(Workspace(tmp_path), dataset).vocabulary == built.vocabulary
-
-
-def test_vectors_need_a_data_set(tmp_path: Path) -> None:
-    with pytest.raises(WorkspaceError, match="no data set is prepared here"):
-        build_initial_vectors(Workspace(tmp_path), None, oov="random", reporter=Reporter())
-
-
-def test_missing_vectors_are_to_be_built(tmp_path: Path) -> None:
-    dataset, _ = _prepare(tmp_path)
-
-    with pytest.raises(WorkspaceError, match=r"there are no word vectors; run 'dpce build-word2vec', or not$"):
-        load_initial_vectors(Workspace(tmp_path), dataset, otherwise=", or not")
-
-
-def test_vectors_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
-    _prepare(tmp_path)
-    build_initial_vectors(Workspace(tmp_path), None, oov="random", reporter=Reporter())
-    dataset, _ = _prepare(tmp_path, IMAGES[1:])
-
-    with pytest.raises(WorkspaceError, match=r"another vocabulary than data set 'own' has now; run 'dpce build-word2"):
-        load_initial_vectors(Workspace(tmp_path), dataset)

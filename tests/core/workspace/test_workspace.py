@@ -10,7 +10,8 @@ import pytest
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.errors import DpceError, WorkspaceError
 from dpce_cli.core.text.vocabulary import Vocabulary
-from dpce_cli.core.workspace.workspace import PreparedImage, Workspace
+from dpce_cli.core.workspace.dataset import PreparedImage
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import dataset_file, prepare, tiny_config
 
 IMAGES = [
@@ -63,9 +64,10 @@ def test_the_data_set_saved_last_is_the_current_one(saved: Workspace) -> None:
     assert (saved.root / "tiny" / "dataset.json").is_file()
 
 
-def test_the_fingerprint_tells_data_sets_apart(tmp_path: Path) -> None:
+def test_the_fingerprints_tell_data_sets_apart(tmp_path: Path) -> None:
     def fingerprint(images: list[CaptionedImage], root: str = "/photos") -> str:
-        return prepare(Workspace(tmp_path), Path(root), images, tiny_config(None)).fingerprint
+        dataset = prepare(Workspace(tmp_path), Path(root), images, tiny_config(None))
+        return f"{dataset.training_fingerprint} {dataset.split_fingerprints}"
 
     moved = CaptionedImage(image_id="b", path="b.jpg", split="val", captions=("an unseen cat",))
     worded = CaptionedImage(image_id="b", path="b.jpg", split="test", captions=("an unseen dog",))

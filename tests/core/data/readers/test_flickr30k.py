@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from dpce_cli.core.data.readers.flickr30k import read_flickr30k
-from dpce_cli.core.data.splits import save_splits
+from dpce_cli.core.data.splits import split_ids
 from dpce_cli.core.errors import DataError
+from dpce_cli.core.storage.files import write_json
 from tests.layouts import make_flickr30k, texts
 
 SPLITS = {1: "train", 2: "train", 3: "train", 4: "train", 6: "val", 7: "val", 8: "test", 9: "test"}
@@ -55,7 +56,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
 def test_splits_can_be_saved_and_used_again(tmp_path: Path) -> None:
     root = make_flickr30k(tmp_path / "flickr30k")
     data = read_flickr30k(root, splits="paper")
-    save_splits(tmp_path / "splits.json", data)
+    write_json(tmp_path / "splits.json", split_ids(data.images))
     for name in ("Flickr_8k.devImages.txt", "dataset_flickr30k.json"):
         (root / name).unlink()
     assert read_flickr30k(root, splits=str(tmp_path / "splits.json")) == data
