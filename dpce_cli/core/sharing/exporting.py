@@ -14,7 +14,8 @@ from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.sharing.model_folder import check_replaceable, save_model
 from dpce_cli.core.workspace.artefacts import load_best, load_features
 from dpce_cli.core.workspace.checkpoint import Checkpoint
-from dpce_cli.core.workspace.workspace import PreparedDataset, Workspace
+from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.workspace import Workspace
 
 
 def export_model(

@@ -14,7 +14,7 @@ _FILES = re.compile(r"(images|vocabulary|splits)(-[0-9a-f]{12})?\.jsonl?")
 _PHOTOS = re.compile(r"photos-[0-9a-f]{12}")
 _STAMPED_PHOTOS = {"photos": "scenes.json", "images": "resized.json"}
 """Folders of photos that earlier versions drew and resized, and the file by which they are known."""
-_LOCKS = ("*/stage?/lock", "*/cache/.*.lock", "*/features/.*.lock")
+_LOCKS = ("*/stage?/lock", "*/stage?/.*.lock", "*/cache/.*.lock", "*/features/.*.lock")
 
 
 def remove_leftovers(workspace: Path, name: str) -> None:

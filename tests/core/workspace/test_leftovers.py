@@ -59,7 +59,14 @@ def test_photos_of_an_earlier_preparation_are_deleted(workspace: Workspace) -> N
 
 
 @pytest.mark.parametrize(
-    "lock", ["tiny/stage1/lock", "tiny/cache/.train-abc.h5.lock", "tiny/features/.val.h5.lock", "other/stage2/lock"]
+    "lock",
+    [
+        "tiny/stage1/lock",
+        "tiny/cache/.train-abc.h5.lock",
+        "tiny/features/.val.h5.lock",
+        "other/stage2/lock",
+        "tiny/stage1/.bank.h5.lock",
+    ],
 )
 def test_photos_that_a_command_may_be_reading_stay_until_the_next_time(workspace: Workspace, lock: str) -> None:
     old = _photos(workspace.root / "tiny" / f"photos-{12 * '0'}")
