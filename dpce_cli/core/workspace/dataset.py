@@ -176,7 +176,7 @@ def read_dataset(folder: Path) -> PreparedDataset:
             _image(json.loads(line), f"{about['images']}:{number}", len(vocabulary))
             for number, line in enumerate(content.splitlines(), start=1)
         )
-        config = Config.from_dict(about["config"], "dataset.json")
+        config = Config.from_dict(about["config"], str(folder / "dataset.json"))
     except (OSError, ValueError, RecursionError, DpceError) as error:
         raise WorkspaceError(f"{folder}: the prepared data set is incomplete or damaged ({error}); {again}") from error
     return PreparedDataset(
