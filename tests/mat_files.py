@@ -100,17 +100,21 @@ def resnet_params(draw: Draw, *, classes: int = 0) -> None:
         draw.bias("fc1000_bias", classes)
 
 
-def vgg_params(draw: Draw, convolutions: Sequence[int], *, classes: int = 0) -> None:
+def vgg_params(draw: Draw, convolutions: Sequence[int], *, hidden: int, classes: int) -> None:
+    """A VGG whose fc6 and fc7 have `hidden` outputs."""
     channels = 3
     for stage, (count, out) in enumerate(zip(convolutions, (64, 128, 256, 512, 512), strict=True), start=1):
         for index in range(1, count + 1):
             draw.filters(f"conv{stage}_{index}f", 3, 3, channels, out, scale=1 if channels > 3 else 1 / 70)
             draw.bias(f"conv{stage}_{index}b", out)
             channels = out
-    for name, shape in (("fc6", (7, 7, 512, 4096)), ("fc7", (1, 1, 4096, 4096)), ("fc8", (1, 1, 4096, classes))):
-        if shape[3]:
-            draw.filters(f"{name}f", *shape)
-            draw.bias(f"{name}b", shape[3])
+    for name, shape in (
+        ("fc6", (7, 7, 512, hidden)),
+        ("fc7", (1, 1, hidden, hidden)),
+        ("fc8", (1, 1, hidden, classes)),
+    ):
+        draw.filters(f"{name}f", *shape)
+        draw.bias(f"{name}b", shape[3])
 
 
 def head_params(draw: Draw, features: int, hidden: int, embedding_dim: int) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
 
 import torch
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from dpce_cli.core.processes.collectives import process_group
+from dpce_cli.core.processes.environment import LAUNCHER
+
+# The processes are forks of a server that has imported these: each would need seconds to import them.
+multiprocessing.set_forkserver_preload(["tests.core.tiny", "pytest", "torch.utils.tensorboard"])
 
 
 def in_processes(count: int, function: Callable[..., None], *arguments: object) -> None:
@@ -17,13 +22,13 @@ def in_processes(count: int, function: Callable[..., None], *arguments: object) 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    spawn(_join, (count, port, function, arguments), nprocs=count)
+    start_processes(_join, (count, port, function, arguments), nprocs=count, start_method="forkserver")
 
 
 def _join(rank: int, count: int, port: int, function: Callable[..., None], arguments: tuple[object, ...]) -> None:
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), LAUNCHER: str(os.getppid()),
     }  # fmt: skip
     torch.set_num_threads(1)
     with process_group("cpu"):
