@@ -54,7 +54,6 @@ app = typer.Typer(
     name="dpce",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -91,7 +90,7 @@ def dpce(
 
     The commands work on a workspace, a folder in which each finds what the previous ones made:
 
-    prepare-vocab -> build-word2vec -> train-stage1 -> train-stage2 -> extract-features -> eval, retrieve
+    prepare-vocab -> build-word2vec -> train-stage1 -> train-stage2 -> extract-features -> eval, retrieve, export
     """
 
 

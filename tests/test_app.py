@@ -24,6 +24,8 @@ COMMANDS = [
     "extract-features",
     "eval",
     "retrieve",
+    "export",
+    "encode",
 ]
 
 
@@ -88,6 +90,14 @@ def test_every_command_has_help_with_an_example_that_parses(command: str) -> Non
     assert example[1].startswith(f"{command} ")
     check_arguments(example[1])
     assert succeed(command, "-h").stdout == outcome.stdout
+
+
+def test_a_shell_completes_commands_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_DPCE_COMPLETE", "complete_bash")
+    for words, completed in (("dpce exp", ["export"]), ("dpce encode --qu", ["--query"])):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        assert dpce().stdout.split() == completed
 
 
 @pytest.mark.parametrize("arguments", [("nosuch",), ("--nosuch",), ("eval", "--split")])

@@ -20,7 +20,8 @@ from tests.command_line import check_arguments
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPTS = sorted([*ROOT.glob("examples/*.sh"), ROOT / ".ci" / "run"])
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+DPCE = typer.main.get_command(app)
+COMMANDS = DPCE.commands  # type: ignore[attr-defined]
 
 
 def blocks(language: str) -> list[str]:
@@ -39,10 +40,11 @@ def options_of(name: str) -> set[str]:
 
 
 def unknown_options(line: str) -> set[str]:
-    """Options on a line of text that no command on that line has; on a line without a command: that no command has."""
+    """Options on a line of text that neither dpce nor a command on that line has; without a command: that none has."""
     named = [name for name in COMMANDS if re.search(rf"(?<![\w-]){name}(?![\w-])", line)] if "dpce" in line else []
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", line))
-    return options - set().union(*map(options_of, named or COMMANDS))
+    own = {text for option in DPCE.params for text in option.opts}
+    return options - own.union(*map(options_of, named or COMMANDS))
 
 
 def example(name: str) -> str:

@@ -67,6 +67,7 @@ def save_model(model: Model, folder: Path, *, card: str, half: bool, onnx: bool 
         _write_json(temporary / VOCABULARY, model.vocabulary.to_json())
         _write_json(temporary / CONFIG, _description(model, temporary, half))
         (temporary / CARD).write_text(card, encoding="utf-8")
+        (temporary / WEIGHTS).chmod((temporary / CARD).stat().st_mode)  # safetensors lets nobody else read it
 
 
 def check_replaceable(folder: Path) -> None:

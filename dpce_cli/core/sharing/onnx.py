@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # a search without torch
 
 TEXT, IMAGE = "text.onnx", "image.onnx"
 _OPSET = 17
+_SENTENCES = 32
+"""Sentences that pass the graph at once: all their placements are in memory together."""
 
 
 def write_onnx(model: Model, folder: Path) -> None:
@@ -94,6 +96,7 @@ def text_engine(locate: Callable[[], Path], *, words: int, dim: int) -> TextEngi
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the cores to others
         try:
             opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises many types for a damaged graph
@@ -105,8 +108,11 @@ def text_engine(locate: Callable[[], Path], *, words: int, dim: int) -> TextEngi
 
     def embed(token_ids: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> Array:
         path, opened = session()
+        parts = (token_ids[start : start + _SENTENCES] for start in range(0, len(token_ids), _SENTENCES))
         try:
-            rows: Array = opened.run(["embeddings"], {"token_ids": token_ids.astype(np.int64)})[0]
+            rows: Array = np.concatenate(
+                [opened.run(["embeddings"], {"token_ids": part.astype(np.int64)})[0] for part in parts]
+            )
         except Exception as error:  # likewise
             raise _unusable(path, str(error)) from error
         if rows.shape != (len(token_ids), dim) or rows.dtype != np.float32 or not np.isfinite(rows).all():

@@ -73,7 +73,12 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
                     os.fsync(file.fileno())
         with suppress(FileNotFoundError):
             os.replace(folder, older)
-        os.replace(temporary, folder)
+        try:
+            os.replace(temporary, folder)
+        except OSError:
+            with suppress(FileNotFoundError):
+                os.replace(older, folder)
+            raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise WorkspaceError(

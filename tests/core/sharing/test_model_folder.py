@@ -50,6 +50,7 @@ def test_a_folder_embeds_as_the_checkpoint_does(trained: Checkpoint, folder: Pat
 
 def test_a_folder_holds_four_files_and_no_classifier(folder: Path) -> None:
     assert sorted(os.listdir(folder)) == ["README.md", "config.json", "model.safetensors", "vocabulary.json"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     names = safetensors.torch.load_file(folder / "model.safetensors")
     assert {name.split(".")[0] for name in names} == {"image_encoder", "text_encoder"}
     config = json.loads((folder / "config.json").read_text())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dpce_cli.core.errors import WorkspaceError
-from dpce_cli.core.storage.files import replacing, write_json
+from dpce_cli.core.storage.files import replacing, replacing_folder, write_json
 
 
 def test_a_file_is_replaced_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -70,9 +70,45 @@ def test_what_a_killed_process_left_is_deleted_and_what_a_running_one_writes_is_
     for name in (f".last.pt.other-{host}.2.dpce.tmp", ".mine.tmp"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
+    (tmp_path / f".model{own}").mkdir()
+    (tmp_path / f".model{own}" / "config.json").touch()
     write_json(tmp_path / "a.json", {})
     assert leftover.startswith(".last.pt.")
     assert sorted(os.listdir(tmp_path)) == sorted(["a.json", running, elsewhere, ".mine.tmp"])
+
+
+def test_a_folder_is_replaced_as_a_whole_when_the_block_ends_well(tmp_path: Path) -> None:
+    folder = tmp_path / "new folder" / "model"
+    for names in (["a", "b"], ["c"]):
+        with replacing_folder(folder) as temporary:
+            for name in names:
+                (temporary / name).touch()
+        assert sorted(os.listdir(folder)) == names
+    assert os.listdir(folder.parent) == ["model"]
+
+
+def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "old").touch()
+    rename = os.replace
+
+    def refuse_new(source: Path, target: Path) -> None:
+        if (Path(source) / "new").exists():
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        rename(source, target)
+
+    def replace_by_new() -> None:
+        with replacing_folder(folder) as temporary:
+            (temporary / "new").touch()
+
+    monkeypatch.setattr(os, "replace", refuse_new)
+    with pytest.raises(WorkspaceError, match=r"model: cannot be written \(Permission denied\)"):
+        replace_by_new()
+    assert os.listdir(tmp_path) == ["model"]
+    assert os.listdir(folder) == ["old"]
 
 
 def test_json_is_written_as_readable_utf_8(tmp_path: Path) -> None:
