@@ -42,19 +42,19 @@ def evaluate(
         Format, typer.Option("--format", help="table, JSON, or one row of a Markdown or LaTeX table.")
     ] = Format.table,
     as_json: JsonOption = False,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace_folder: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Measure retrieval in both directions on an extracted split, by plain cosines and with hubs corrected.
 
     Example: dpce eval --split val --json
     """
-    from dpce_cli.commands.console import print_json
+    from dpce_cli.commands.console import ConsoleReporter, print_json
     from dpce_cli.core.retrieval.evaluation import evaluate_split
     from dpce_cli.core.retrieval.hubness import corrected_for_hubs, has_hubness
     from dpce_cli.core.workspace.artefacts import load_features
     from dpce_cli.core.workspace.workspace import Workspace
 
-    store, checkpoint = load_features(Workspace(workspace), split)
+    store, checkpoint = load_features(Workspace(workspace_folder), split, ConsoleReporter())
     measured = {"": evaluate_split(store, protocol.value if protocol else None)}
     if has_hubness(store):
         measured["hubs corrected"] = evaluate_split(corrected_for_hubs(store), protocol.value if protocol else None)

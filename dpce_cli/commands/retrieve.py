@@ -34,9 +34,9 @@ def retrieve(
     from dpce_cli.core.workspace.artefacts import load_features
     from dpce_cli.core.workspace.workspace import Workspace
 
-    place = Workspace(workspace)
-    store, checkpoint = load_features(place, split)
-    model = Model.of_checkpoint(checkpoint, reporter=ConsoleReporter())
+    place, reporter = Workspace(workspace), ConsoleReporter()
+    store, checkpoint = load_features(place, split, reporter)
+    model = Model.of_checkpoint(checkpoint, reporter=reporter)
     if query is not None:
         hits = search_images(store, torch.from_numpy(model.encode_text([query])[0]), top_k)
     else:

@@ -49,10 +49,20 @@ def meta_to_fill(path: Path, meta: Mapping[str, Any], contents: Sequence[str]) -
     return begun if begun and _is_current(begun, meta, contents) else {**meta, "contents": list(contents)}
 
 
-def _is_current(stored: Mapping[str, Any] | None, meta: Mapping[str, Any], contents: Sequence[str]) -> bool:
-    """Whether what is `stored` was made as `meta` says from these photos, of which none was replaced since.
+def replaced_photos(then: Sequence[str], now: Sequence[str]) -> list[int]:
+    """Which of the photos hold something else `now`.
 
     A photo that cannot be read, now or then, counts as the same one: a disk that is not mounted makes nothing outdated.
+
+    Args:
+        then: the content of each photo; `now` likewise, in the same order.
+    """
+    pairs = enumerate(zip(then, now, strict=True))
+    return [index for index, (one, other) in pairs if one != other and UNREADABLE not in (one, other)]
+
+
+def _is_current(stored: Mapping[str, Any] | None, meta: Mapping[str, Any], contents: Sequence[str]) -> bool:
+    """Whether what is `stored` was made as `meta` says from these photos, of which none was replaced since.
 
     Args:
         stored: the meta of a store, with the photos' contents besides.
@@ -61,7 +71,5 @@ def _is_current(stored: Mapping[str, Any] | None, meta: Mapping[str, Any], conte
         stored is not None
         and stored == {**meta, "contents": stored.get("contents")}
         and len(contents) == len(stored["contents"])
-        and all(
-            now == then or UNREADABLE in (now, then) for now, then in zip(contents, stored["contents"], strict=True)
-        )
+        and not replaced_photos(stored["contents"], contents)
     )

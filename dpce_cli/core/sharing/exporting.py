@@ -63,7 +63,7 @@ def _measured(
         if not workspace.features_path(split).is_file():
             continue
         try:
-            store, made_by = load_features(workspace, split)
+            store, made_by = load_features(workspace, split, reporter)
         except WorkspaceError as error:
             reporter.warn(f"the model card leaves out the {split} split: {error}")
             continue

@@ -114,6 +114,23 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def is_remembered(path: Path, stamp: str) -> bool:
+    """Whether `remember` was called last with this stamp."""
+    try:
+        return path.read_text(encoding="utf-8") == stamp
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def remember(path: Path, stamp: str) -> None:
+    """Note in a small file that what `stamp` describes was checked.
+
+    Where the folder is read-only, or this is cut off, it is checked again next time.
+    """
+    with suppress(OSError):
+        path.write_text(stamp, encoding="utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, whole or not at all."""
     with replacing(path) as temporary:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dpce_cli.core.errors import CheckpointError, WorkspaceError
+from dpce_cli.core.progress import Reporter
 from dpce_cli.core.workspace.checkpoint import Checkpoint, check_belongs, load_checkpoint
 from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.features import FeatureStore, load_feature_store
+from dpce_cli.core.workspace.replaced_photos import check_photos
 from dpce_cli.core.workspace.workspace import Workspace
 
 
@@ -34,14 +36,16 @@ def load_best(workspace: Workspace, dataset: PreparedDataset | None, stage: int 
     return checkpoint
 
 
-def load_features(workspace: Workspace, split: str) -> tuple[FeatureStore, Checkpoint]:
+def load_features(
+    workspace: Workspace, split: str, reporter: Reporter | None = None
+) -> tuple[FeatureStore, Checkpoint]:
     """The extracted embeddings of a split, and the checkpoint that made them.
 
     Raises:
-        WorkspaceError: there is no such split, or it was not extracted, or with another checkpoint than the one at
-            hand.
+        WorkspaceError: there is no such split, or it was not extracted, or from other photos or captions, or by another
+            checkpoint than the workspace has now.
     """
-    path = workspace.features_path(split)
+    path, again = workspace.features_path(split), f"run 'dpce extract-features --split {split}' again"
     if not path.is_file():
         workspace.load_dataset().split(split)
         others = sorted(p.stem for p in path.parent.glob("*.h5"))
@@ -51,12 +55,16 @@ def load_features(workspace: Workspace, split: str) -> tuple[FeatureStore, Check
     if store.meta.get("made_from") != about["splits"].get(split):
         raise WorkspaceError(
             f"{path}: its embeddings were made from other photos or captions than data set '{workspace.dataset_name}' "
-            f"has now; run 'dpce extract-features --split {split}' again"
+            f"has now; {again}"
         )
-    checkpoint = load_best(workspace, None, store.meta["stage"])
-    if store.meta["checkpoint"] != checkpoint.fingerprint:
+    stage = store.meta.get("stage")
+    if type(stage) is not int or stage not in (1, 2):
+        raise WorkspaceError(f"{path}: does not say which stage's model made it; {again}")
+    check_photos(workspace, split, store, reporter or Reporter())
+    checkpoint = load_best(workspace, None, stage)
+    if store.meta.get("checkpoint") != checkpoint.fingerprint:
         raise WorkspaceError(
             f"{path}: its embeddings were made by another checkpoint than {workspace.stage_folder(checkpoint.stage)}"
-            f"/best.pt; run 'dpce extract-features --split {split}' again"
+            f"/best.pt; {again}"
         )
     return store, checkpoint

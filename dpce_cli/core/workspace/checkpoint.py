@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 from dpce_cli.core.config import Config
 from dpce_cli.core.errors import CheckpointError, WorkspaceError
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.storage.files import replacing
+from dpce_cli.core.storage.files import is_remembered, remember, replacing
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.workspace.dataset import PreparedDataset
 
@@ -157,10 +156,9 @@ def _check_intact(path: Path, checkpoint: Checkpoint) -> None:
     """Raise `ValueError` where the file is not as it was written, or holds numbers that are not finite."""
     status = path.stat()
     stamp = f"{status.st_size} {status.st_mtime_ns} {checkpoint.fingerprint}"
-    remembered = path.with_name(f".{path.name}.checked")
-    with suppress(OSError, UnicodeDecodeError):
-        if remembered.read_text(encoding="utf-8") == stamp:
-            return
+    checked = path.with_name(f".{path.name}.checked")
+    if is_remembered(checked, stamp):
+        return
     with zipfile.ZipFile(path) as file:
         if (damaged := file.testzip()) is not None:
             raise ValueError(f"its part {damaged} is damaged")
@@ -169,8 +167,7 @@ def _check_intact(path: Path, checkpoint: Checkpoint) -> None:
     for name, value in checkpoint.model.items():
         if value.is_floating_point() and not bool(value.sum().isfinite()):
             raise ValueError(f"{name} holds numbers that are not finite")
-    with suppress(OSError):  # a folder that is read-only is checked anew, and so is one where this is cut off
-        remembered.write_text(stamp, encoding="utf-8")
+    remember(checked, stamp)
 
 
 def check_belongs(checkpoint: Checkpoint, dataset: PreparedDataset, path: Path) -> None:
