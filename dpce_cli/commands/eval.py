@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +12,7 @@ import typer
 from dpce_cli.commands.options import DEFAULT_WORKSPACE, JsonOption, SplitOption, WorkspaceOption
 
 if TYPE_CHECKING:
+    from dpce_cli.core.retrieval.details import DetailAccuracy
     from dpce_cli.core.retrieval.evaluation import Evaluation
 
 
@@ -42,27 +45,42 @@ def evaluate(
         Format, typer.Option("--format", help="table, JSON, or one row of a Markdown or LaTeX table.")
     ] = Format.table,
     as_json: JsonOption = False,
+    details: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of words such as examples/details.toml: measure also how often a photo prefers its caption "
+            "to the same caption with one such word swapped. Table or JSON."
+        ),
+    ] = None,
     workspace_folder: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Measure retrieval in both directions on an extracted split, by plain cosines and with hubs corrected.
 
     Example: dpce eval --split val --json
     """
+    form = Format.json if as_json else form
+    if details and form not in (Format.table, Format.json):
+        raise typer.BadParameter("--details is for tables and JSON")
     from dpce_cli.commands.console import ConsoleReporter, print_json
+    from dpce_cli.core.retrieval.details import measure_details, read_details
     from dpce_cli.core.retrieval.evaluation import evaluate_split
     from dpce_cli.core.retrieval.hubness import corrected_for_hubs, has_hubness
+    from dpce_cli.core.retrieval.model import Model
     from dpce_cli.core.workspace.artefacts import load_features
     from dpce_cli.core.workspace.workspace import Workspace
 
+    kinds = read_details(details) if details else {}
     store, checkpoint = load_features(Workspace(workspace_folder), split, ConsoleReporter())
     measured = {"": evaluate_split(store, protocol.value if protocol else None)}
     if has_hubness(store):
         measured["hubs corrected"] = evaluate_split(corrected_for_hubs(store), protocol.value if protocol else None)
+    detailed = measure_details(Model.of_checkpoint(checkpoint), store, kinds)
     plain, name, stage, fingerprint = measured[""], checkpoint.dataset, checkpoint.stage, checkpoint.fingerprint
-    if as_json or form is Format.json:
+    if form is Format.json:
         about = {"dataset": name, "split": split, "stage": stage, "checkpoint": fingerprint}
         corrected = {key.replace(" ", "_"): one.to_dict() for key, one in measured.items() if key}
-        print_json({**about, **plain.to_dict(), **corrected})
+        found = {kind: accuracy and asdict(accuracy) for kind, accuracy in detailed.items()}
+        print_json({**about, **plain.to_dict(), **corrected, **({"details": found} if details else {})})
     elif form in (Format.markdown, Format.latex):
         for way, one in measured.items():
             about_row = [f"{name} {split}", plain.protocol, way, f"Stage {stage} {fingerprint[:12]}"]
@@ -74,6 +92,9 @@ def evaluate(
             f"Stage {stage} model {fingerprint[:12]}",
             measured,
         )
+        if detailed:
+            typer.echo()
+            _print_details(detailed)
 
 
 def _cells(measured: Evaluation) -> list[str]:
@@ -109,3 +130,14 @@ def _print_table(subject: str, measured: dict[str, Evaluation]) -> None:
     ]
     columns = ("direction", "R@1 %", "R@5 %", "R@10 %", "median rank", "mean rank", "mAP %")
     print_table(title, columns, rows, text_columns=0)
+
+
+def _print_details(measured: dict[str, DetailAccuracy | None]) -> None:
+    from dpce_cli.commands.console import print_table
+
+    rows = [
+        (kind, f"{found.captions:,}" if found else "0", f"{100 * found.accuracy:.1f}" if found else "")
+        for kind, found in measured.items()
+    ]
+    title = "One detail of a caption swapped: how often the photo prefers the true caption (chance: 50 %)"
+    print_table(title, ("detail", "captions", "right %"), rows, text_columns=0)

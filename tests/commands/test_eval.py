@@ -67,6 +67,25 @@ def test_a_row_for_a_paper_has_recalls_and_median_ranks(
     assert outcome.stdout.splitlines() == lines
 
 
+def test_details_are_measured_beside_recall(workspace: Path) -> None:
+    (workspace / "words.toml").write_text('"man or woman" = ["man woman"]\nfruit = ["apple pear"]\n')
+    arguments = ("eval", "--details", str(workspace / "words.toml"))
+    details = json.loads(succeed(*arguments, "--json", workspace=workspace).stdout)["details"]
+    assert details["fruit"] is None
+    assert 0 <= details["man or woman"]["accuracy"] <= 1
+
+    recall, table = succeed(*arguments, workspace=workspace).stdout.split("\n\n")
+    assert recall + "\n" == succeed("eval", workspace=workspace).stdout
+    title, header, people, fruit = table.splitlines()
+    assert title == "One detail of a caption swapped: how often the photo prefers the true caption (chance: 50 %)"
+    assert header.split("  ")[0] == "detail"
+    found = details["man or woman"]
+    assert people.split() == ["man", "or", "woman", str(found["captions"]), f"{100 * found['accuracy']:.1f}"]
+    assert fruit.split() == ["fruit", "0"]
+
+    assert "--details is for tables and JSON" in dpce(*arguments, "--format", "latex", workspace=workspace).stderr
+
+
 def test_by_identity_there_is_one_direction(workspace: Path) -> None:
     assert (
         "carry no identities; choose --protocol full"
