@@ -1,19 +1,30 @@
 """dpce: image-text retrieval with dual-path convolutional embeddings and instance loss.
 
-For programs, `load_model` gives a model that embeds sentences and photos. Whatever is slow to import is imported when
-it is used, so that `import dpce_cli` is instant.
+For programs, `load_model` gives a `Model` that embeds sentences and photos. What is wrong with files, models or
+queries raises a `DpceError` whose message is for people. Whatever is slow to import is imported when it is used, so
+that `import dpce_cli` is instant.
 """
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dpce_cli.core.errors import DpceError
     from dpce_cli.core.retrieval.model import Model
 
 __version__ = "0.2.0"
-__all__ = ["load_model"]
+__all__ = ["DpceError", "Model", "load_model"]
+
+_MODULES = {"DpceError": "core.errors", "Model": "core.retrieval.model"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'dpce_cli' has no attribute {name!r}")
+    return getattr(import_module(f"dpce_cli.{_MODULES[name]}"), name)
 
 
 def load_model(path: str | os.PathLike[str], *, device: str | None = None) -> Model:
@@ -34,8 +45,7 @@ def load_model(path: str | os.PathLike[str], *, device: str | None = None) -> Mo
             text.onnx (`dpce export --onnx`) and onnxruntime is installed.
 
     Raises:
-        dpce_cli.core.errors.CheckpointError: there is no such model, or it is damaged.
-        dpce_cli.core.errors.ConfigError: there is no such device.
+        DpceError: there is no such model or device, or the model is damaged.
     """
     from dpce_cli.core.sharing.finding import locate_model
     from dpce_cli.core.sharing.model_folder import load_model as load

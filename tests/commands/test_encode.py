@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.command_line import Outcome, dpce, succeed
 
 
@@ -20,7 +21,7 @@ def model(finished_workspace: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def photo(finished_workspace: Path) -> Path:
-    return finished_workspace / "scenes" / "photos" / "test" / "000000.png"
+    return Workspace(finished_workspace).load_dataset().root / "test" / "000000.png"
 
 
 def _encode(model: Path, *arguments: str | Path) -> Outcome:

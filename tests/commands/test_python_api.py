@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 import dpce_cli
-from dpce_cli.core.errors import CheckpointError, ConfigError
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.command_line import succeed, tiny_resnet18
-
-PHOTO = "scenes/photos/test/000000.png"
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +32,9 @@ def example(documented: Any) -> str:
 def test_the_example_of_load_model_runs(
     model: Path, finished_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    photos = Workspace(finished_workspace).load_dataset().root
     (tmp_path / "dogs-model").symlink_to(model)
-    (tmp_path / "rex.jpg").write_bytes((finished_workspace / PHOTO).read_bytes())
+    (tmp_path / "rex.jpg").write_bytes((photos / "test" / "000000.png").read_bytes())
     monkeypatch.chdir(tmp_path)
     code = example(dpce_cli.load_model)
     sentences = "two dogs in the snow", "a red bus"
@@ -53,10 +52,12 @@ def test_the_example_of_load_model_runs(
 def test_what_the_package_offers_is_there() -> None:
     for name in dpce_cli.__all__:
         assert callable(getattr(dpce_cli, name))
+    with pytest.raises(AttributeError, match="module 'dpce_cli' has no attribute 'nothing'"):
+        dpce_cli.nothing  # noqa: B018
 
 
 def test_a_model_or_a_device_that_is_not_there_is_refused(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no such model folder"):
+    with pytest.raises(dpce_cli.DpceError, match="there is no such model folder"):
         dpce_cli.load_model(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="there is no such device"):
+    with pytest.raises(dpce_cli.DpceError, match="there is no such device"):
         dpce_cli.load_model(model, device="gpu")

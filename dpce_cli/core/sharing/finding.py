@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,13 @@ def find_model(
         WorkspaceError: no name is given and no data set is prepared.
     """
     if name is not None:
-        return load_model(locate_model(name), device=device, reporter=reporter)
+        return load_model(locate_model(name, reporter), device=device, reporter=reporter)
     from dpce_cli.core.workspace.artefacts import load_best
 
     return Model.of_checkpoint(load_best(workspace, None, None), device=device, reporter=reporter)
 
 
-def locate_model(name: str) -> Path:
+def locate_model(name: str, reporter: Reporter | None = None) -> Path:
     """The folder of a model that is named as a person types it: a path, or `hf:USER/NAME[@REVISION]`.
 
     A model of the hub is downloaded once, into the cache of the library `huggingface_hub`; the environment variable
@@ -61,12 +62,28 @@ def locate_model(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.utils.tqdm import (
+            are_progress_bars_disabled,
+            disable_progress_bars,
+            enable_progress_bars,
+        )
     except ImportError as error:
         raise CheckpointError(f"{name}: needs the library huggingface_hub; pip install 'dpce[hub]'") from error
+    download = partial(snapshot_download, match[1], revision=match[2], allow_patterns=list(FILES))
+    had_bars = not are_progress_bars_disabled()
+    disable_progress_bars()  # they would be drawn each time, also where everything is in the cache
     try:
-        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=list(FILES)))
+        if reporter:
+            try:
+                download(local_files_only=True)
+            except LocalEntryNotFoundError:
+                reporter.note(f"{name}: downloading")
+        return Path(download())
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise CheckpointError(
             f"{name}: cannot be downloaded ({' '.join(lines[:2])}); check the name and the network"
         ) from error
+    finally:
+        if had_bars:
+            enable_progress_bars()

@@ -3,9 +3,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from dpce_cli.core.errors import CheckpointError, WorkspaceError
 from dpce_cli.core.retrieval.model import Model
@@ -15,38 +15,42 @@ from dpce_cli.core.workspace.checkpoint import Checkpoint
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
 from tests.core.sharing.hub import COMMITS, serving
+from tests.core.tiny import Recorder
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the hub's library, which nothing but the server that a test names can fill."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def use(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """What HF_ENDPOINT sets when the library is imported."""
     template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def test_a_model_of_the_hub_is_downloaded_once(
-    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, photos: Path
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, photos: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "notes.txt").write_text("not of the model")
     with serving(folder) as (address, served):
         use(monkeypatch, address)
-        model = find_model("hf:someone/dogs", Workspace(Path("nowhere")))
+        reporter = Recorder()
+        model = find_model("hf:someone/dogs", Workspace(Path("nowhere")), reporter=reporter)
+        assert reporter.notes == ["hf:someone/dogs: downloading"]
         assert sorted(served) == ["README.md", "config.json", "model.safetensors", "vocabulary.json"]
-        assert locate_model("hf:someone/dogs").is_relative_to(cache)
-        assert len(served) == 4
+        assert locate_model("hf:someone/dogs", reporter).is_relative_to(cache)
+        assert (len(served), len(reporter.notes)) == (4, 1)
     assert np.array_equal(model.encode_text(["a mosaic"]), load_model(folder).encode_text(["a mosaic"]))
     assert np.array_equal(
         model.encode_images([photos / "val0.png"]), load_model(folder).encode_images([photos / "val0.png"])
     )
     again = find_model("hf:someone/dogs", Workspace(Path("nowhere")))  # the server is gone
     assert again.fingerprint == model.fingerprint
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_revision_is_taken_where_one_is_named(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
