@@ -57,7 +57,7 @@ def test_vectors_are_taken_from_a_file_of_any_dimension(workspace: Path, tmp_pat
     ("name", "content", "expected"),
     [
         ("missing.txt", None, "missing.txt: cannot be read (No such file or directory)"),
-        ("vectors.zip", b"", "vectors.zip: not a word vector file by its name; known are .bin, .bin.gz"),
+        ("vectors.zip", b"", "vectors.zip: the name of a word vector file ends in one of .bin, .bin.gz"),
         ("other.txt", b"unrelated 1 2\n", "other.txt: none of the vocabulary's"),
         ("broken.bin", b"3 4\nabc", "broken.bin"),
     ],

@@ -111,7 +111,7 @@ def test_another_layout_than_flickr8k_is_described(tmp_path: Path) -> None:
         (b"image,caption\n../a.png,a dog\n", "captions.csv:2: '../a.png' is not a path below the data set's folder"),
         (b"image,caption\n", "no image with a caption is left to read"),
         (b"image,caption,split\na.png,a dog,val\n", "no image is in the train split"),
-        (b"image,caption\na.png,!!!\n", "none of the 0 words of the training captions occurs 1 times or more"),
+        (b"image,caption\na.png,!!!\n", "none of the 0 words of the training captions occurs at least 1 times"),
     ],
 )
 def test_unusable_captions_are_refused_with_file_and_line(tmp_path: Path, captions: bytes, expected: str) -> None:

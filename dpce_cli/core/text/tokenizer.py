@@ -1,4 +1,4 @@
-"""Captions to words."""
+"""Split captions into words."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ _APOSTROPHES = str.maketrans("\u2018\u2019\u02bc\uff07", "''''")
 
 
 def tokenize(caption: str, *, lowercase: bool) -> list[str]:
-    """The words of `caption` in order; no word is empty, holds a blank or is punctuation alone.
+    """The words of `caption`, in order. Each word contains a letter or digit, and no space.
 
-    The code of Zheng et al. 2020 splits at blanks and at - . , ( ), for MSCOCO also at ?. Here everything
-    that is no letter, digit, combining mark or apostrophe splits, so that a quoted, slashed or starred word
-    is still the word that the vectors know. Words with an apostrophe are parted by NLTK's Penn Treebank
-    rules ("man's" is "man", "'s"), because the captions of Flickr8k and Flickr30k are published so: a typed
-    query meets the words that training saw. Spellings of one letter are made one (Unicode NFC).
-    `lowercase=False` is the paper's way.
+    The code of Zheng et al. 2020 splits at spaces and at - . , ( ), and for MSCOCO also at ?. This function splits at
+    every character that is not a letter, digit, combining mark or apostrophe. A word in quotes or between slashes is
+    then still a word that has a vector. Words with an apostrophe are split by NLTK's Penn Treebank rules ("man's"
+    becomes "man", "'s"), because the published captions of Flickr8k and Flickr30k are split this way: a query then has
+    the same words as the training captions. Text is normalised to Unicode NFC. The paper has `lowercase=False`.
 
-    Chinese and Japanese characters are a word each, because these languages put no blanks between words. Thai, Lao,
-    Khmer and Burmese, which do not either, are parted into letters with their marks.
+    Each Chinese or Japanese character is a word, because these languages put no spaces between words. Thai, Lao, Khmer
+    and Burmese have no spaces either: each letter with its marks is a word.
 
     >>> tokenize("A T-shirt (red): the man's dog, isn't it?", lowercase=True)
     ['a', 't', 'shirt', 'red', 'the', 'man', "'s", 'dog', 'is', "n't", 'it']
@@ -36,7 +35,7 @@ _UNSPACED = re.compile(
     "|[\u0e00-\u0eff\u1780-\u17ff\u1000-\u109f][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd"
     "\u17b4-\u17d3\u102b-\u103e]*"
 )
-"""Kana and Chinese characters, and letters of South-East Asian scripts with the vowels and tones that follow them."""
+"""Kana and Chinese characters, and letters of South-East Asian scripts with the vowel and tone marks after them."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -46,7 +45,7 @@ def _belongs_to_a_word(character: str) -> bool:
 
 @functools.lru_cache(maxsize=65536)
 def _parts(piece: str) -> tuple[str, ...]:
-    """The words in a text without blanks; most need no NLTK, whose import takes a second."""
+    """The words in a text without spaces. NLTK is imported only where it is needed: the import takes a second."""
     words = _treebank().tokenize(piece) if "'" in piece else [piece]
     return tuple(word for word in words if any(map(str.isalnum, word)))
 

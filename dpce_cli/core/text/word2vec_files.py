@@ -1,4 +1,4 @@
-"""The word2vec formats (binary, text) and GloVe's text, read as a stream that keeps the wanted rows only."""
+"""Read word2vec's binary and text formats and GloVe's text format; only the rows of wanted words stay in memory."""
 
 from __future__ import annotations
 
@@ -23,29 +23,25 @@ LARGEST_DIM = 1 << 16
 def read_binary(stream: BinaryIO, path: Path, wanted: Set[bytes]) -> tuple[dict[bytes, Row], int]:
     """The rows of the wanted words (UTF-8) in a word2vec `.bin`, and the dimension.
 
-    Of a word that is there twice the first row counts, as in gensim. Words are compared as bytes: one that is
-    not UTF-8, as GoogleNews has some, is never wanted.
+    If a word occurs twice, the first row counts, as in gensim. Words are compared as bytes: GoogleNews has some words
+    that are not UTF-8, and these are never wanted.
 
     Raises:
-        VocabularyError: the header is wrong, the file ends before or goes on after what it promises, or a
-            wanted row is not finite.
+        VocabularyError: the header is wrong, the file is shorter or longer than its header says, or a wanted row is
+            not finite.
     """
     header = stream.readline(64)
     sizes = _sizes(header)
     if sizes is None or not header.endswith(b"\n"):
-        raise _damaged(path, "byte 0", f"the header is {header!r}, not two numbers: how many words, dimension")
+        raise _damaged(path, "byte 0", f"the header is {header!r}, not the number of words and the dimension")
     count, dim = sizes
     _check_dim(dim, path, "byte 0")
     found: dict[bytes, Row] = {}
-    buffer, start, at = (
-        b"",
-        len(header),
-        0,
-    )  # `start`: the buffer's place in the file; `at`: ours in the buffer
+    buffer, start, at = b"", len(header), 0  # the buffer begins at byte `start` of the file; `at` is read next
     for index in range(count):
         while (blank := buffer.find(b" ", at, at + LONGEST_WORD)) < 0 or len(buffer) - blank <= 4 * dim:
             if blank < 0 and len(buffer) - at >= LONGEST_WORD:
-                raise _damaged(path, f"byte {start + at}", f"no word in {LONGEST_WORD} bytes")
+                raise _damaged(path, f"byte {start + at}", f"no end of a word within {LONGEST_WORD} bytes")
             chunk = stream.read(CHUNK_BYTES)
             if not chunk:
                 raise _damaged(path, f"byte {start + len(buffer)}", f"the file ends in word {index + 1} of {count}")
@@ -57,17 +53,17 @@ def read_binary(stream: BinaryIO, path: Path, wanted: Set[bytes]) -> tuple[dict[
             found[word] = finite(row, word, path, f"byte {start + blank + 1}")
         at = blank + 1 + 4 * dim
     if (buffer[at:] + stream.read(CHUNK_BYTES)).strip():
-        raise _damaged(path, f"byte {start + at}", f"the file goes on after the {count} words of its header")
+        raise _damaged(path, f"byte {start + at}", f"the file has more than the {count} words of its header")
     return found, dim
 
 
 def read_text(stream: BinaryIO, path: Path, wanted: Set[bytes]) -> tuple[dict[bytes, Row], int]:
-    """`read_binary` for a line of text per word: word2vec's `.txt` and `.vec` with a header, GloVe's without.
+    """As `read_binary`, for one line of text per word: word2vec's `.txt` and `.vec` have a header, GloVe's has none.
 
-    A word may hold blanks (GloVe 840B has such): the last `dim` fields are the row.
+    A word may contain spaces, as some in GloVe 840B do: the last `dim` fields are the row.
 
     Raises:
-        VocabularyError: as `read_binary`, and where a line has too few or too many numbers.
+        VocabularyError: as `read_binary`, or a line has too few or too many numbers.
     """
     lines = iter(lambda: stream.readline(LONGEST_LINE), b"")
     first = next(lines, b"")
@@ -78,7 +74,7 @@ def read_text(stream: BinaryIO, path: Path, wanted: Set[bytes]) -> tuple[dict[by
     words = 0
     for number, line in enumerate(lines if sizes else chain([first], lines), start=2 if sizes else 1):
         if len(line) == LONGEST_LINE:
-            raise _damaged(path, f"line {number}", f"no end in {LONGEST_LINE} bytes")
+            raise _damaged(path, f"line {number}", f"the line is longer than {LONGEST_LINE} bytes")
         line = line.rstrip()
         if not line:
             continue
@@ -87,12 +83,12 @@ def read_text(stream: BinaryIO, path: Path, wanted: Set[bytes]) -> tuple[dict[by
         if word in wanted and word not in found:
             found[word] = finite(_row(line, dim, path, number), word, path, f"line {number}")
     if count is not None and count != words:
-        raise _damaged(path, "end of the file", f"{words} words where the header says {count}")
+        raise _damaged(path, "end of the file", f"{words} words, but the header says {count}")
     return found, dim
 
 
 def finite(row: Row, word: bytes, path: Path, place: str) -> Row:
-    """`row`, or a VocabularyError where it holds a number that is not finite."""
+    """`row`; raises a VocabularyError if a number in it is not finite."""
     if not np.isfinite(row).all():
         raise _damaged(path, place, f"the row of {word.decode(errors='replace')!r} is not finite")
     return row
@@ -108,12 +104,12 @@ def _sizes(header: bytes) -> tuple[int, int] | None:
 def _odd_word(line: bytes, dim: int, path: Path, number: int) -> bytes:
     word, *row = line.rsplit(b" ", dim)
     if len(row) < dim:
-        raise _damaged(path, f"line {number}", f"{len(row)} numbers where the others have {dim}")
+        raise _damaged(path, f"line {number}", f"{len(row)} numbers, but the other lines have {dim}")
     try:
         float(word.rsplit(b" ", 1)[1])
     except ValueError:
         return word
-    raise _damaged(path, f"line {number}", f"more numbers than the others' {dim}")
+    raise _damaged(path, f"line {number}", f"more numbers than the {dim} of the other lines")
 
 
 def _row(line: bytes, dim: int, path: Path, number: int) -> Row:
@@ -130,4 +126,4 @@ def _check_dim(dim: int, path: Path, place: str) -> None:
 
 
 def _damaged(path: Path, place: str, what: str) -> VocabularyError:
-    return VocabularyError(f"{path}: {place}: {what}; this is no whole word vector file of its format: get it again")
+    return VocabularyError(f"{path}: {place}: {what}; the file is damaged or of another format: download it again")

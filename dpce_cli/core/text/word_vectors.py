@@ -1,4 +1,4 @@
-"""The first layer's rows: found in a file or trained on the captions, completed, kept."""
+"""Word vectors, the weights of the text encoder's first layer: read from a file or trained on captions, and stored."""
 
 from __future__ import annotations
 
@@ -32,41 +32,41 @@ _READERS = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WordVectors:
-    """One row for each word of a vocabulary."""
+    """One vector per word of a vocabulary."""
 
     vocabulary: Vocabulary
-    """Without the words that have no vector where `oov` is "drop"."""
+    """If `oov` is "drop", words without a vector are left out."""
     matrix: Row
     """(words, dim), finite; row i belongs to `vocabulary.words[i]`, whose id is i + 1."""
     coverage: float
-    """The fraction of the words asked for that have a vector."""
+    """The fraction of the vocabulary's words that have a vector."""
     token_coverage: float | None
-    """The same, each word counted as often as the captions hold it; None where the counts were not given."""
+    """The fraction of the words in the captions that have a vector; None if `build_word_vectors` got no counts."""
     source: str
     """Where the vectors come from."""
     oov: Literal["random", "drop"]
-    """What became of the words without a vector."""
+    """Whether words without a vector got a random one or were dropped."""
 
 
 def read_word_vectors(path: Path, words: Collection[str], reporter: Reporter) -> tuple[dict[str, Row], int]:
-    """The vectors of those `words` that the file holds, and the dimension.
+    """The vectors of those `words` that are in the file, and the dimension.
 
-    Reads word2vec `.bin`, `.txt`, `.vec` and GloVe's `.txt` without a header, each also as `.gz`;
-    only the wanted rows stay in memory. A word is looked up as it is, then lower-cased; how many were
-    found the second way is reported. (The code of Zheng et al. 2020 looks words up as they are only.)
+    Reads word2vec's `.bin`, `.txt` and `.vec` and GloVe's `.txt`, each also as `.gz`; only the rows of `words` stay in
+    memory. A word that is not in the file is looked up again in lower case, and `reporter` tells how many were found
+    this way. The code of Zheng et al. 2020 does not look them up again.
 
     Raises:
-        VocabularyError: the file cannot be read, is none of these, or is damaged.
+        VocabularyError: the file cannot be read, has another format, or is damaged.
     """
     compressed = path.suffix.lower() == ".gz"
     suffix = "".join(path.suffixes[-2 if compressed else -1 :]).lower()
     if suffix == ".kv":
         raise VocabularyError(
-            f"{path}: gensim's own form is a pickle, which can run code; convert it with gensim: KeyedVectors.load("
+            f"{path}: gensim's own format is a pickle, which can run code; convert it with gensim: KeyedVectors.load("
             f"{path.name!r}).save_word2vec_format('vectors.bin', binary=True)"
         )
     if suffix not in _READERS:
-        raise VocabularyError(f"{path}: not a word vector file by its name; known are {', '.join(_READERS)}")
+        raise VocabularyError(f"{path}: the name of a word vector file ends in one of {', '.join(_READERS)}")
     wanted = {_key(form) for word in words for form in (word, word.lower())}
     try:
         with (
@@ -80,7 +80,7 @@ def read_word_vectors(path: Path, words: Collection[str], reporter: Reporter) ->
                 rows, dim = _READERS[suffix](stream, path, wanted)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise VocabularyError(
-                    f"{path}: byte {counted.position}: damaged compressed data ({error}); get it again"
+                    f"{path}: byte {counted.position}: damaged compressed data ({error}); download the file again"
                 ) from error
     except OSError as error:
         raise VocabularyError(f"{path}: cannot be read ({error.strerror}); check the path") from error
@@ -96,15 +96,15 @@ def read_word_vectors(path: Path, words: Collection[str], reporter: Reporter) ->
 def train_word_vectors(
     tokenized_captions: Sequence[Sequence[str]], *, dim: int, seed: int, epochs: int, reporter: Reporter
 ) -> dict[str, Row]:
-    """Skip-gram vectors (dim,) of every word in the captions, learnt from the captions alone.
+    """Train skip-gram vectors (dim,) for every word in the captions, on these captions alone.
 
-    One worker, so the same captions and seed give the same vectors in every process.
+    gensim uses one thread, so that the same captions and seed always give the same vectors.
 
     Raises:
-        VocabularyError: the captions hold no word.
+        VocabularyError: there is no word in the captions.
     """
     if not any(tokenized_captions):
-        raise VocabularyError("the training captions hold no word to learn vectors from; re-run `dpce prepare-vocab`")
+        raise VocabularyError("there is no word in the training captions; re-run `dpce prepare-vocab`")
 
     from gensim.models import Word2Vec
     from gensim.models.callbacks import CallbackAny2Vec
@@ -137,11 +137,14 @@ def build_word_vectors(
     source: str,
     counts: Mapping[str, int] | None = None,
 ) -> WordVectors:
-    """A row for every word of the vocabulary.
+    """Give every word of the vocabulary a vector.
 
-    Words without a vector are dropped as in Zheng et al. 2020 ("drop"), or get a row drawn with `seed` from a
-    normal distribution with the mean and deviation of each dimension of the found rows ("random").
-    `counts` says how often the captions hold each word.
+    Args:
+        found: vectors (dim,) by word.
+        oov: words that are not in `found` are dropped, as in Zheng et al. 2020 ("drop"), or get a vector drawn with
+            `seed` from a normal distribution; it has the mean and deviation of each dimension of the found vectors
+            ("random").
+        counts: how often each word occurs in the captions.
 
     Raises:
         VocabularyError: no word of the vocabulary has a vector.
@@ -150,7 +153,7 @@ def build_word_vectors(
     if not known:
         raise VocabularyError(
             f"{source}: none of the vocabulary's {len(vocabulary)} words has a vector; "
-            "check that it is for the captions' language"
+            "check that the vectors are of the captions' language"
         )
     rows = np.stack([found[word] for word in known]).astype(np.float32)
     coverage = len(known) / len(vocabulary)
@@ -174,7 +177,7 @@ def build_word_vectors(
 
 
 def save_word_vectors(path: Path, word_vectors: WordVectors, meta: Mapping[str, Any]) -> None:
-    """Write the vectors and `meta` (anything JSON knows) as HDF5, whole or not at all.
+    """Write the vectors and `meta` (JSON values) as an HDF5 file, which appears only when it is complete.
 
     Raises:
         WorkspaceError: the file cannot be written.
@@ -196,7 +199,7 @@ def save_word_vectors(path: Path, word_vectors: WordVectors, meta: Mapping[str, 
 
 
 def load_word_vectors(path: Path) -> tuple[WordVectors, dict[str, Any]]:
-    """What `save_word_vectors` wrote: the vectors and `meta`.
+    """Read the vectors and `meta` that `save_word_vectors` wrote.
 
     Raises:
         WorkspaceError: the file is missing or damaged.

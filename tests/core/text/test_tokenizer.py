@@ -37,7 +37,7 @@ ANYTHING = st.text(alphabet=st.characters(exclude_categories=()))
         ("हिन्दी कुत्ता", ["हिन्दी", "कुत्ता"]),
     ],
 )
-def test_letters_digits_and_marks_make_words_and_the_rest_splits(caption: str, words: list[str]) -> None:
+def test_words_are_made_of_letters_digits_and_marks(caption: str, words: list[str]) -> None:
     assert tokenize(caption, lowercase=False) == words
 
 
@@ -70,7 +70,7 @@ def test_a_very_long_caption_does_not_hang(unit: str) -> None:
 
 
 @given(ANYTHING | st.text(alphabet="aB's\u2019 nt`\"-.,é\u0301"), st.booleans())
-def test_any_text_gives_words_without_blanks_that_hold_a_letter_or_digit(caption: str, lowercase: bool) -> None:
+def test_any_text_gives_words_without_spaces_and_with_a_letter_or_digit(caption: str, lowercase: bool) -> None:
     for word in tokenize(caption, lowercase=lowercase):
         assert any(character.isalnum() for character in word)
         assert all(c.isalnum() or c == "'" or unicodedata.category(c)[0] == "M" for c in word)
@@ -79,7 +79,7 @@ def test_any_text_gives_words_without_blanks_that_hold_a_letter_or_digit(caption
 
 
 @given(st.lists(st.text(alphabet="abcXYZ019é", min_size=1), max_size=8), st.sampled_from([" ", "-", ". ", " ("]))
-def test_plain_words_come_back_whatever_separates_them(words: list[str], separator: str) -> None:
+def test_words_are_the_same_with_any_separator(words: list[str], separator: str) -> None:
     assert tokenize(separator.join(words), lowercase=False) == words
 
 

@@ -17,7 +17,7 @@ CAPTIONS = [["a", "dog", "runs"], ["a", "cat", "and", "a", "dog"], ["zebra", "an
 VOCABULARY = Vocabulary(("a", "dog", "cat"), lowercase=True)
 
 
-def test_words_come_by_falling_count_and_then_alphabetically() -> None:
+def test_frequent_words_come_first_and_equally_frequent_ones_alphabetically() -> None:
     vocabulary = build_vocabulary(CAPTIONS, lowercase=False, min_count=1)
     assert vocabulary.words == ("a", "and", "cat", "dog", "runs", "zebra")
     assert not vocabulary.lowercase
@@ -35,8 +35,8 @@ def test_rare_words_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("captions", [[], [[]], [["once"]]])
-def test_no_word_left_is_an_error(captions: list[list[str]]) -> None:
-    with pytest.raises(VocabularyError, match="2 times or more"):
+def test_a_vocabulary_without_words_is_an_error(captions: list[list[str]]) -> None:
+    with pytest.raises(VocabularyError, match="at least 2 times"):
         build_vocabulary(captions, lowercase=True, min_count=2)
 
 
@@ -84,10 +84,10 @@ def test_json_gives_the_same_vocabulary_back(words: list[str], lowercase: bool) 
         ({"words": ["a", 7], "lowercase": True}, r"words\[1\] is 7"),
         ({"words": ["a", ["b"]], "lowercase": True}, r"words\[1\] is \['b'\]"),
         ({"words": ["a", ""], "lowercase": True}, r"words\[1\] is ''"),
-        ({"words": ["a", "b", "a"], "lowercase": True}, "'a' is there 2 times"),
+        ({"words": ["a", "b", "a"], "lowercase": True}, "'a' is listed 2 times"),
     ],
 )
-def test_json_that_is_no_vocabulary_is_an_error_that_names_the_file(obj: Any, message: str) -> None:
+def test_json_that_is_not_a_vocabulary_is_an_error_that_names_the_file(obj: Any, message: str) -> None:
     with pytest.raises(VocabularyError, match=rf"^here\.json: .*{message}.*prepare-vocab"):
         Vocabulary.from_json(obj, "here.json")
 
@@ -96,7 +96,7 @@ def test_a_vocabulary_built_from_the_training_captions_does_not_leak() -> None:
     check_no_leak(build_vocabulary(CAPTIONS, lowercase=True, min_count=1), CAPTIONS)
 
 
-def test_a_word_that_only_another_split_holds_is_a_leak() -> None:
+def test_a_word_of_another_split_only_is_a_leak() -> None:
     leaking = build_vocabulary([*CAPTIONS, ["giraffe"]], lowercase=True, min_count=1)
     with pytest.raises(VocabularyError, match=r"1 words .*\(giraffe\)"):
         check_no_leak(leaking, iter(CAPTIONS))
@@ -104,7 +104,7 @@ def test_a_word_that_only_another_split_holds_is_a_leak() -> None:
         check_no_leak(build_vocabulary(CAPTIONS, lowercase=True, min_count=1), [])
 
 
-def test_packing_aligns_left_keeps_the_first_words_and_fills_with_blanks() -> None:
+def test_packing_keeps_the_first_words_and_fills_the_row_with_blanks() -> None:
     token_ids, lengths = pack_token_ids([[4, 5], [1, 2, 3, 4, 5], [], [7, 8, 9]], max_words=3)
     np.testing.assert_array_equal(token_ids, [[4, 5, 0], [1, 2, 3], [0, 0, 0], [7, 8, 9]])
     np.testing.assert_array_equal(lengths, [2, 3, 0, 3])

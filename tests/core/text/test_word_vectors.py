@@ -135,7 +135,7 @@ def test_a_binary_row_may_or_may_not_end_in_a_newline(end: bytes, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["w.bin", "w.txt"])
-def test_words_that_are_not_utf8_are_passed_over(name: str, tmp_path: Path) -> None:
+def test_words_that_are_not_utf8_are_skipped(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     words = [b"a", b"caf\xe9\xff", b"b"]
     if name == "w.bin":
@@ -154,7 +154,7 @@ def test_the_first_of_two_rows_of_a_word_counts(name: str, tmp_path: Path) -> No
     np.testing.assert_array_equal(read(path, ["a"])[0]["a"], [1, 2])
 
 
-def test_glove_words_with_blanks_do_not_disturb_the_others(tmp_path: Path) -> None:
+def test_glove_words_with_spaces_do_not_disturb_the_others(tmp_path: Path) -> None:
     path = tmp_path / "glove.txt"
     path.write_text("a 1 2 3\n. . . 4 5 6\nat name@domain.com 7 8 9\nb 10 11 12\n\n")
     found, dim = read(path, ["a", "b", ".", "at"])
@@ -177,25 +177,25 @@ NAN = np.array([[1, np.nan]], np.float32)
         ("w.bin", b"1 99999999999\n", r"byte 0: the dimension is 99999999999"),
         ("w.bin", binary([b"a"], MATRIX[:1], b"9 7\n"), r"byte 35: the file ends in word 2 of 9"),
         ("w.bin", binary([b"a"], MATRIX[:1])[:-3], r"byte 32: the file ends in word 1 of 1"),
-        ("w.bin", binary([b"a", b"b"], MATRIX[:2], b"1 7\n"), r"byte 34: the file goes on after the 1 words"),
-        ("w.bin", b"2 2\n" + b"x" * 9000, r"byte 4: no word in 8192 bytes"),
+        ("w.bin", binary([b"a", b"b"], MATRIX[:2], b"1 7\n"), r"byte 34: the file has more than the 1 words"),
+        ("w.bin", b"2 2\n" + b"x" * 9000, r"byte 4: no end of a word within 8192 bytes"),
         ("w.bin", binary([b"a"], NAN), r"byte 6: the row of 'a' is not finite"),
         ("w.txt", b"", r"line 1: the dimension is 0"),
         ("w.txt", b"a\nb\n", r"line 1: the dimension is 0"),
-        ("w.txt", b"2 2\na 1 2\n", r"end of the file: 1 words where the header says 2"),
-        ("w.txt", b"1 2\na 1 2\nb 1 2\n", r"end of the file: 2 words where the header says 1"),
-        ("w.txt", b"2 2\na 1 2\nb 1\n", r"line 3: 1 numbers where the others have 2"),
-        ("w.txt", b"2 2\na 1 2\nb 1 2 3\n", r"line 3: more numbers than the others' 2"),
-        ("w.txt", b"a 1 2\nb 1 2 3\n", r"line 2: more numbers than the others' 2"),
+        ("w.txt", b"2 2\na 1 2\n", r"end of the file: 1 words, but the header says 2"),
+        ("w.txt", b"1 2\na 1 2\nb 1 2\n", r"end of the file: 2 words, but the header says 1"),
+        ("w.txt", b"2 2\na 1 2\nb 1\n", r"line 3: 1 numbers, but the other lines have 2"),
+        ("w.txt", b"2 2\na 1 2\nb 1 2 3\n", r"line 3: more numbers than the 2 of the other lines"),
+        ("w.txt", b"a 1 2\nb 1 2 3\n", r"line 2: more numbers than the 2 of the other lines"),
         ("w.txt", b"1 2\na 1 two\n", r"line 2: not a number"),
         ("w.txt", b"c 1 2\na nan 2\n", r"line 2: the row of 'a' is not finite"),
         ("w.txt", b"a 1e60 2\n", r"line 1: the row of 'a' is not finite"),
-        ("w.txt", b"a 1 2\n" + b"x" * (1 << 22), r"line 2: no end in 4194304 bytes"),
+        ("w.txt", b"a 1 2\n" + b"x" * (1 << 22), r"line 2: the line is longer than 4194304 bytes"),
         ("w.bin.gz", b"1 2\n", r"byte 4: damaged compressed data \(Not a gzipped file"),
         ("w.txt.gz", gzip.compress(b"a 1 2\n" * 99)[:-9], r"byte \d+: damaged compressed data"),
         ("w.kv", b"", r"is a pickle, which can run code; convert it with gensim: .*save_word2vec_format"),
-        ("w.npz", b"", r"not a word vector file by its name; known are \.bin, "),
-        ("w", b"", r"not a word vector file by its name"),
+        ("w.npz", b"", r"the name of a word vector file ends in one of \.bin, "),
+        ("w", b"", r"the name of a word vector file ends in one of"),
     ],
 )
 def test_a_damaged_file_is_an_error_that_says_where(name: str, content: bytes, message: str, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_damaged_file_is_an_error_that_says_where(name: str, content: bytes, m
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_file_that_is_not_there_or_a_folder_cannot_be_read(name: str, tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_cannot_be_read(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     with pytest.raises(VocabularyError, match=r"cannot be read \(No such file or directory\)"):
         read(path, ["a"])
@@ -346,8 +346,8 @@ def test_trained_vectors_are_the_same_in_every_process() -> None:
 
 
 @pytest.mark.parametrize("captions", [[], [[], []]])
-def test_nothing_can_be_learnt_from_no_words(captions: list[list[str]]) -> None:
-    with pytest.raises(VocabularyError, match="no word to learn vectors from"):
+def test_captions_without_a_word_are_refused(captions: list[list[str]]) -> None:
+    with pytest.raises(VocabularyError, match="there is no word in the training captions"):
         train_word_vectors(captions, dim=4, seed=1, epochs=1, reporter=Reporter())
 
 
@@ -399,7 +399,7 @@ def test_token_coverage_counts_a_word_as_often_as_it_occurs() -> None:
 
 
 @pytest.mark.parametrize("oov", ["random", "drop"])
-def test_no_known_word_at_all_is_an_error(oov: Literal["random", "drop"]) -> None:
+def test_a_vocabulary_without_any_vector_is_an_error(oov: Literal["random", "drop"]) -> None:
     with pytest.raises(VocabularyError, match=r"w\.bin: none of the vocabulary's 4 words has a vector"):
         build_word_vectors(VOCABULARY, {"unasked": MATRIX[0]}, oov=oov, seed=1, source="w.bin")
 
@@ -433,7 +433,7 @@ def test_a_large_vocabulary_is_saved(tmp_path: Path) -> None:
     assert load_word_vectors(path)[0].vocabulary == vocabulary
 
 
-def test_word_vectors_that_were_never_built_are_asked_for(tmp_path: Path) -> None:
+def test_missing_word_vectors_name_the_command_that_builds_them(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match=r"none\.h5: there are no word vectors yet; run `dpce build-word2vec`"):
         load_word_vectors(tmp_path / "none.h5")
 

@@ -82,6 +82,6 @@ def test_training_images_are_required(tmp_path: Path) -> None:
 
 
 def test_training_words_are_required(tmp_path: Path) -> None:
-    with pytest.raises(VocabularyError, match="occurs 9 times or more"):
+    with pytest.raises(VocabularyError, match="occurs at least 9 times"):
         prepare_own(tmp_path, config=_config("text.min_count=9"))
     assert list(tmp_path.iterdir()) == []
