@@ -1,7 +1,7 @@
-"""The image CNNs as Caffe and MatConvNet run them, for weights that were trained there (Zheng et al. 2020 used them).
+"""Image CNNs that compute what Caffe and MatConvNet compute, for weights trained there, as those of Zheng et al. 2020.
 
-They take RGB pixels from 0 to 255 and subtract a mean that is part of their weights. On photos larger than 224 x 224
-they give the features of every 7x7 window of the last map: a convolutional network applied to the whole photo.
+Input: RGB pixels from 0 to 255; the mean that is subtracted belongs to the weights. On photos larger than 224 x 224
+pixels, the output has the features of every 7x7 window of the last feature map.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _WINDOW = 7  # side of the last feature map of a 224 x 224 photo
 
 
 def move_strides(resnet: models.ResNet) -> None:
-    """Put the stride of each stage on its first 1x1 convolution, where the first ResNets had it, not on the 3x3."""
+    """Move the stride of each stage from the 3x3 convolution to the first 1x1 convolution, as in the first ResNets."""
     for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
         block = stage[0]
         block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
 
 
 class CaffeResNet50(models.ResNet):  # type: ignore[misc]  # torchvision is untyped
-    """The original ResNet-50: strides on the 1x1 convolutions, and a first pooling padded at the bottom and right only.
+    """The original ResNet-50: strides on the 1x1 convolutions, first pooling padded at the bottom and right only.
 
-    The bias of its first convolution is part of the batch norm that follows.
+    The bias of the first convolution is included in the batch norm after it.
     """
 
     mean: Tensor
@@ -36,7 +36,7 @@ class CaffeResNet50(models.ResNet):  # type: ignore[misc]  # torchvision is unty
         self.register_buffer("mean", torch.zeros(3))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features `(batch, windows, 2048)`; a map smaller than a window is one window."""
+        """Features `(batch, windows, 2048)`; a map that is smaller than a window is one window."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(pixels - self.mean[:, None, None]))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         height, width = x.shape[2:]

@@ -25,7 +25,7 @@ ORIGINAL_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
 
 
 def _resnet50_v1() -> models.ResNet:
-    """ResNet-50 as first published: the stride of a stage sits on its first 1x1 convolution, not on the 3x3."""
+    """ResNet-50 as first published: each stage has its stride on the first 1x1 convolution, not on the 3x3."""
     resnet = models.resnet50()
     move_strides(resnet)
     return resnet
@@ -48,12 +48,12 @@ BACKBONES = tuple(_BACKBONES)
 
 
 def build_backbone(name: str) -> nn.Module:
-    """One of `BACKBONES` with its classification layer, not initialised from any weights."""
+    """One of `BACKBONES` with its classification layer and without pretrained weights."""
     return _BACKBONES[name][0]()
 
 
 def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
-    """The state dict of an ImageNet CNN with its classification layer, in float32.
+    """Load the state dict of an ImageNet CNN with its classification layer, in float32.
 
     Args:
         name: one of `BACKBONES`.
@@ -62,13 +62,13 @@ def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
 
     Raises:
         ConfigError: torchvision publishes no weights for `name`, or they cannot be downloaded.
-        CheckpointError: the file is missing, unreadable or of another network.
+        CheckpointError: the file is missing, cannot be read, or has the weights of another network.
     """
     _, published, _ = _BACKBONES[name]
     if source == "imagenet":
         if published is None:
             raise ConfigError(
-                f"{name}: torchvision publishes no weights for it; give a file with --backbone-weights FILE"
+                f"{name}: torchvision publishes no weights for this CNN; give a file with --backbone-weights FILE"
             )
         try:
             state = published.get_state_dict(progress=False)
@@ -89,7 +89,7 @@ def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
                 f"--backbone-weights needs a file saved from torchvision's {name}"
             ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{source}: does not hold a state dict of tensors; expected torchvision's {name}")
+        raise CheckpointError(f"{source}: not a state dict of tensors; expected that of torchvision's {name}")
     with torch.device("meta"):
         expected = build_backbone(name).state_dict()
     optional = {key for key in expected if key.endswith("num_batches_tracked")}
@@ -99,13 +99,13 @@ def load_backbone_weights(name: str, source: str) -> dict[str, Tensor]:
     if odd := sorted(map(str, [*missing, *wrong, *unknown])):
         raise CheckpointError(
             f"{source}: these are not the weights of {name}: {len(missing)} tensors are missing, {len(wrong)} have "
-            f"another shape and {len(unknown)} are unknown (first: {odd[0]}); choose the fitting --backbone"
+            f"another shape and {len(unknown)} are unknown (first: {odd[0]}); choose the --backbone of these weights"
         )
     return {key: state[key].float() if key in state else torch.tensor(0) for key in expected}
 
 
 class ImageEncoder(nn.Module):
-    """Photos to image embeddings before their ReLU (f_img).
+    """Encodes photos as image embeddings before their ReLU (f_img).
 
     The head is Linear -> BN -> ReLU -> Linear -> BN on the pooled CNN features. Those of a VGG are the outputs of fc7
     before its ReLU, and the CNN has no dropout, as in the authors' code.
@@ -113,10 +113,10 @@ class ImageEncoder(nn.Module):
     Args:
         backbone: one of `BACKBONES`.
         embedding_dim: length of the embedding.
-        crop: side in pixels of the training crops. On a larger photo, the pooling over a crop's map becomes a window
-            that slides over the photo's map, and fc6 of a VGG a convolution (Zheng et al. 2020, section 5.1, and the
-            authors' code).
-        feature_dropout: dropout on the pooled CNN features; the paper has none.
+        crop: side of the training crops in pixels. A larger photo is encoded in windows: each is as large as the last
+            feature map of a crop, and the windows slide over the map of the photo (Zheng et al. 2020, section 5.1, and
+            the authors' code).
+        feature_dropout: dropout probability of the pooled CNN features; the paper has none.
     """
 
     def __init__(self, *, backbone: str, embedding_dim: int, crop: int = 224, feature_dropout: float = 0.0) -> None:
@@ -144,7 +144,7 @@ class ImageEncoder(nn.Module):
         self.mean = ORIGINAL_MEAN if backbone == "resnet50-v1" else IMAGENET_MEAN
 
     def reset_parameters(self, generator: torch.Generator, weights: dict[str, Tensor] | None) -> None:
-        """Initialise the head as the authors' code does, and the CNN from `weights` (None leaves it as built)."""
+        """Initialise the head as the authors' code does, and load `weights`, if any, into the CNN."""
         initialise(self.head, generator)
         if weights is not None:
             own = self.backbone.state_dict()
@@ -154,7 +154,7 @@ class ImageEncoder(nn.Module):
         """The CNN's pooled features of uint8 RGB images `(batch, 3, height, width)`: `(batch, feature_dim)`.
 
         Raises:
-            ConfigError: a Caffe CNN sees more than one window of the images.
+            ConfigError: the images have more than one window.
         """
         features = self._window_features(images)
         if features.shape[1] > 1:
@@ -166,7 +166,7 @@ class ImageEncoder(nn.Module):
         return features[:, 0]
 
     def _window_features(self, images: Tensor) -> Tensor:
-        """`(batch, windows, feature_dim)`; a photo no larger than a training crop is one window."""
+        """Features `(batch, windows, feature_dim)`; a photo that is not larger than a training crop is one window."""
         if isinstance(self.backbone, CaffeResNet50 | CaffeVGG):
             return cast(Tensor, self.backbone(images.to(torch.float32, memory_format=torch.channels_last)))
         pixels = normalize(images, mean=self.mean, std=IMAGENET_STD)

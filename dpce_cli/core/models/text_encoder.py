@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from dpce_cli.core.config import ModelConfig
 
-# Channels (middle, out) of the projection and of the identity blocks of each stage, and the stage's stride, at
-# width 1: the authors' "ResNet-50" text network.
+# Per stage: channels (middle, out) of the projection block, those of the identity blocks, and the stride, at width 1.
+# This is the authors' "ResNet-50" text network.
 _STAGES = (
     ((128, 256), (64, 256), 1),
     ((512, 512), (128, 512), 2),
@@ -23,9 +23,9 @@ MAX_STAGES = len(_STAGES)
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw every convolution's and linear layer's weights from N(0, sqrt(2 / (k * out_channels))); biases become 0.
+    """Draw the weights of all 1-D convolutions and linear layers from N(0, sqrt(2 / (k * out_channels))); biases are 0.
 
-    Source: the authors' released code.
+    This is the initialisation of the authors' released code.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv1d | nn.Linear):
@@ -37,10 +37,10 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 
 
 class ResidualBlock(nn.Module):
-    """A bottleneck of 1-D convolutions with kernels 1, 2, 1, each followed by batch norm.
+    """A bottleneck of 1-D convolutions with kernels 1, 2 and 1; a batch norm follows each.
 
-    The kernel-2 convolution sees its own position and the one to the left: its input is padded by one zero on the
-    left only, so a word never sees what follows it within the block.
+    The kernel-2 convolution sees a position and the one to its left: its input is padded with one zero, on the left
+    only.
     """
 
     def __init__(self, in_channels: int, middle: int, out_channels: int, stride: int, project: bool) -> None:
@@ -67,17 +67,17 @@ class ResidualBlock(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token ids to text embeddings before their ReLU (f_txt).
+    """Encodes token ids as text embeddings before their ReLU (f_txt).
 
-    A one-hot 1x1 convolution over a vocabulary is an embedding look-up plus a bias, and that is how it is computed;
-    id 0, the blank position, is the zero vector before the bias.
+    The paper's first layer, a 1x1 convolution over one-hot words, is computed as an embedding look-up plus a bias. The
+    blank position, id 0, is the zero vector before the bias.
 
     Args:
-        vocabulary_size: words without the blank.
+        vocabulary_size: number of words without the blank.
         word_dim: length of a word vector.
-        blocks: residual blocks a stage; (3, 4, 6, 1) is the authors' "ResNet-50" network, (3, 8, 36, 1) the one
-            like ResNet-152. Fewer stages give a shallower network.
-        width: factor on every channel count of the residual blocks.
+        blocks: residual blocks per stage; (3, 4, 6, 1) is the authors' "ResNet-50" network, (3, 8, 36, 1) the one
+            that resembles ResNet-152. Fewer stages give a shallower network.
+        width: factor on the number of channels of all residual blocks.
         embedding_dim: length of the embedding.
     """
 
@@ -106,25 +106,25 @@ class TextEncoder(nn.Module):
         self.bn = nn.BatchNorm1d(embedding_dim)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Initialise as the authors' code does; word vectors have a standard deviation of 1/sqrt(word_dim)."""
+        """Initialise as the authors' code does; word vectors are drawn from N(0, 1 / sqrt(word_dim))."""
         initialise(self, generator)
         with torch.no_grad():
             self.words.weight.normal_(0.0, 1 / math.sqrt(self.words.embedding_dim), generator=generator)
             self.words.weight[0].zero_()
 
     def feature_map(self, token_ids: Tensor) -> Tensor:
-        """The last residual block's output for ids `(batch, words)`: `(batch, channels, positions)`."""
+        """The output of the last residual block, `(batch, channels, positions)`, for ids `(batch, words)`."""
         x = self.words(token_ids) + self.word_bias  # (batch, words, word_dim)
         return cast(Tensor, self.blocks(self.word_bn(x.transpose(1, 2))))
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """Encode ids `(batch, words)`, 0 = blank, as f_txt `(batch, embedding_dim)`: before ReLU, not normalised."""
+        """Encode ids `(batch, words)`, 0 is blank, as f_txt `(batch, embedding_dim)`: before ReLU, not normalised."""
         pooled = self.feature_map(token_ids).amax(dim=2)
         return cast(Tensor, self.bn(self.linear(pooled)))
 
 
 def build_text_encoder(model: ModelConfig, *, vocabulary_size: int, word_dim: int) -> TextEncoder:
-    """A text encoder of the configured size, not yet initialised."""
+    """A text encoder of the configured size; `reset_parameters` initialises it."""
     return TextEncoder(
         vocabulary_size=vocabulary_size,
         word_dim=word_dim,

@@ -1,4 +1,4 @@
-"""Cartoon shapes in a square of 100 by 100 units, and the paint that they are filled with."""
+"""Cartoon shapes in a square of 100 by 100 units, and their colours."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAINT: dict[str, Colour] = {
 
 
 class Canvas:
-    """Pillow's shapes in units of a hundredth of the picture's side, with a cartoon's dark outline."""
+    """Draws shapes with a dark outline; the unit of lengths is 1/100 of the picture's side."""
 
     def __init__(self, image: Image.Image, rng: random.Random) -> None:
         self.image = image
@@ -38,13 +38,13 @@ class Canvas:
         self.draw = ImageDraw.Draw(image)
 
     def shade(self, colour: Colour, spread: int = 10) -> Colour:
-        """The colour, a little lighter or darker by lot."""
+        """The colour, made a little lighter or darker at random."""
         shift = self.rng.randint(-spread, spread)
         red, green, blue = (min(255, max(0, channel + shift)) for channel in colour)
         return red, green, blue
 
     def line(self, points: Iterable[Point], width: float, colour: Colour) -> None:
-        """A line with round ends."""
+        """Draw a line with round ends."""
         pixels = [(x * self.unit, y * self.unit) for x, y in points]
         self.draw.line(pixels, colour, max(1, round(width * self.unit)), joint="curve")
         for x, y in (pixels[0], pixels[-1]):

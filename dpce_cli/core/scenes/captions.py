@@ -1,4 +1,4 @@
-"""The grammar of the street scenes: five differently worded captions and the facts that each states."""
+"""Write five different captions of a street scene, with the facts that each caption states."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ class Caption(NamedTuple):
 
 
 def write_captions(scene: Scene, rng: random.Random) -> tuple[Caption, ...]:
-    """Five captions, no two alike: two short ones about one person, three that tell more.
+    """Five different captions: two short ones about one person, and three that tell more.
 
-    Each has `FEWEST_WORDS` to `MOST_WORDS` words, at most 30 where hyphens part words too.
+    Each has `FEWEST_WORDS` to `MOST_WORDS` words, or at most 30 if hyphens separate words, too.
     """
     captions: list[Caption] = []
     for compose in (_plain, _headline, _sky_first, _on_each_side, _street):
@@ -80,7 +80,7 @@ def write_captions(scene: Scene, rng: random.Random) -> tuple[Caption, ...]:
 
 
 class _Writer:
-    """Turns parts of one scene into phrases and notes what each phrase states."""
+    """Turns parts of one scene into phrases, and collects the facts that they state."""
 
     def __init__(self, scene: Scene, rng: random.Random) -> None:
         self.scene = scene
@@ -92,7 +92,7 @@ class _Writer:
         return frozenset(frozenset(thing.items()) for thing in self._stated.values())
 
     def person(self, person: Person, *, brief: bool = False) -> str:
-        """Who: `a blonde woman in blue`; `brief` in few words."""
+        """Describe a person: `a blonde woman in blue`; `brief` uses fewer words."""
         clothes = ["in {}", "in {}", "wearing {}"]
         nouns = _KINDS[person.kind]
         if brief:
@@ -109,14 +109,14 @@ class _Writer:
         return f"a {self.rng.choice(_HAIR[person.hair])} {noun} {dressed}"
 
     def doing(self, person: Person) -> str:
-        """What they do, to follow the noun: `hailing a taxi`."""
+        """The person's action after a noun: `hailing a taxi`."""
         participle, _, thing = self._action(person)
         if participle == "standing" and self.rng.random() < 0.5:
             return thing
         return f"{participle} {thing}"
 
     def does(self, person: Person) -> str:
-        """The same as a finite verb: `hails a taxi`."""
+        """The person's action as a finite verb: `hails a taxi`."""
         _, verb, thing = self._action(person)
         return f"{verb} {thing}"
 
@@ -165,7 +165,7 @@ class _Writer:
         return f"a {scene.vehicle_colour} {scene.vehicle}"
 
     def around(self, count: int) -> str:
-        """Up to `count` different things that stand or drive nearby."""
+        """Describe up to `count` different things that stand or drive nearby."""
         about = [self._houses_around]
         if self.scene.trees:
             about.append(self._trees_around)
@@ -189,7 +189,7 @@ class _Writer:
 
 
 def _plain(write: _Writer) -> str:
-    """a blonde woman in blue hailing a taxi, half of the time with a detail such as: at night"""
+    """a blonde woman in blue hailing a taxi; half of the captions add a detail, such as: at night"""
     who = write.people[0]
     detail = write.rng.choice(("", "", f" {write.sky()}", f" {write.around(1)}"))
     return f"{write.person(who, brief=True)} {write.doing(who)}{detail}"

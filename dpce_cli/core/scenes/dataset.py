@@ -1,4 +1,4 @@
-"""A data set that needs no download: cartoon street scenes that only colours, numbers and sides tell apart."""
+"""The built-in data set, which needs no download: cartoon street scenes that differ in colours, numbers and sides."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ _SIZE = 96
 
 
 def draw_scenes(parent: Path, *, train_images: int, test_images: int, seed: int, reporter: Reporter) -> CaptionedImages:
-    """The data set of `prepare-vocab scenes`: as many pictures for validation as for testing (see `build_scenes`).
+    """The data set of `prepare-vocab scenes`, with `test_images` pictures each for validation and testing.
 
-    The pictures lie in a folder of `parent` whose name depends on the arguments: those of other arguments stay.
+    The pictures are in a folder of `parent` whose name depends on the arguments, so pictures of other arguments stay.
+    See `build_scenes`.
     """
     counts = {"train": train_images, "val": test_images, "test": test_images}
     digest = hashlib.sha256(json.dumps(_origin(seed, counts, _SIZE)).encode()).hexdigest()
@@ -42,11 +43,11 @@ def draw_scenes(parent: Path, *, train_images: int, test_images: int, seed: int,
 
 
 def build_scenes(root: Path, *, seed: int, counts: Mapping[str, int], size: int, reporter: Reporter) -> CaptionedImages:
-    """Draw `counts[split]` pictures of `size` by `size` pixels as PNG files below `root`, with five captions each.
+    """Draw `counts[split]` PNG pictures of `size` by `size` pixels in the folder `root`, with five captions each.
 
-    The same arguments give the same captions and pictures. No two scenes have the same facts, so no split
-    holds a scene of another one; one test scene, and only one, answers `scene_facts.QUERY`. Pictures that
-    an earlier call with the same arguments finished are used again.
+    The same arguments give the same captions and pictures. All scenes have different facts, so no scene is in two
+    splits. Exactly one test scene is right for `facts.QUERY`. If an earlier call with the same arguments finished, its
+    pictures are used again.
 
     Raises:
         WorkspaceError: the pictures cannot be written.
@@ -86,7 +87,7 @@ def _origin(seed: int, counts: Mapping[str, int], size: int) -> dict[str, Any]:
 
 
 def sample_splits(seed: int, counts: Mapping[str, int]) -> dict[str, list[Scene]]:
-    """Scenes of which no two have the same facts; the test split holds one answer to the query."""
+    """Sample scenes that all have different facts; exactly one scene of the test split is right for the query."""
     rng = random.Random(f"{seed} scenes")
     seen: set[Facts] = set()
     splits: dict[str, list[Scene]] = {}

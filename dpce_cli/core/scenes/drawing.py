@@ -1,4 +1,4 @@
-"""Street scenes as small pictures: sky, houses, trees and traffic behind the people, drawn large and scaled down."""
+"""Draw street scenes, at `SUPERSAMPLING` times their size: sky, houses, trees and traffic, and the people in front."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ LIGHT: dict[str, tuple[Colour, float]] = {
     "rain": ((90, 104, 124), 0.15),
     "snow": ((255, 255, 255), 0.12),
 }
-"""What the background is mixed with, and how much of it."""
+"""The colour that is mixed into the background, and its share."""
 
 
 def draw_scene(scene: Scene, size: int, rng: random.Random) -> Image.Image:
-    """An RGB picture of `size` by `size` pixels; `rng` jitters places, sizes and shades."""
+    """Draw an RGB picture of `size` by `size` pixels; `rng` varies positions, sizes and shades a little."""
     side = size * SUPERSAMPLING
     top, bottom = (np.array(colour, dtype=np.float32) for colour in SKY[scene.sky])
     height = np.clip(np.linspace(0, 100 / HORIZON, side, dtype=np.float32), 0, 1)[:, None, None]
@@ -54,7 +54,7 @@ def draw_scene(scene: Scene, size: int, rng: random.Random) -> Image.Image:
 
 
 def _heaven(canvas: Canvas, scene: Scene) -> None:
-    """Sun, moon, stars or clouds, over the trees' side."""
+    """Draw sun, moon, stars or clouds above the trees' side."""
     rng = canvas.rng
     x = (26 if scene.tree_side == "left" else 74) + rng.uniform(-14, 14)
     if scene.sky == "sunny":
@@ -75,7 +75,7 @@ def _heaven(canvas: Canvas, scene: Scene) -> None:
 
 
 def _ground(canvas: Canvas, scene: Scene) -> None:
-    """Hills, the far pavement, the road and the near pavement."""
+    """Draw hills, the far pavement, the road and the near pavement."""
     snow = scene.sky == "snow"
     hill: Colour = (226, 234, 240) if snow else (122, 176, 110)
     for x in (10, 50, 90):
@@ -99,7 +99,7 @@ def _ground(canvas: Canvas, scene: Scene) -> None:
 
 
 def _background(canvas: Canvas, scene: Scene) -> None:
-    """Houses on one side of the picture, trees on the other."""
+    """Draw houses on one side of the picture and trees on the other."""
     rng = canvas.rng
     middle = {"left": 26.0, "right": 74.0}
     width = 30.0 if scene.houses == 1 else 22.0

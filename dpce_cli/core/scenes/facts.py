@@ -1,4 +1,4 @@
-"""What a cartoon street scene is, how one is drawn by lot, and which statements are true of it."""
+"""Street scenes: their attributes, random sampling, and which facts are true of a scene."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 Thing = frozenset[tuple[str, str]]
-"""What is known, or said, about one thing: a set of (attribute, value)."""
+"""What is known or stated about one thing: a set of (attribute, value)."""
 Facts = frozenset[Thing]
 
 HAIR = ("blonde", "brown", "black", "red", "grey")
@@ -40,7 +40,7 @@ class Person:
     action: str
     """A key of `ITEMS_OF_ACTION`."""
     item: str
-    """The colour of what the action needs; empty where it has no colour of its own."""
+    """The colour of the thing that the action needs; empty if the thing has always the same colour."""
     side: str
 
     @property
@@ -59,12 +59,12 @@ class Scene:
     house_colour: str
     house_side: str
     trees: int
-    """They stand on the side where the houses are not."""
+    """They stand on the opposite side of the houses."""
     sky: str
 
     @property
     def vehicle_side(self) -> str:
-        """Across from a single person, in the middle (empty) between two."""
+        """Opposite a single person; empty, the middle, between two people."""
         return opposite(self.people[0].side) if len(self.people) == 1 else ""
 
     @property
@@ -90,7 +90,7 @@ def opposite(side: str) -> str:
 
 
 def sample_scene(rng: random.Random, only_person: Mapping[str, Any] | None = None) -> Scene:
-    """Draw a scene by lot; `only_person` fixes attributes of the one who is then alone in it."""
+    """Sample a scene; with `only_person`, it has one person with these attributes."""
     first = _sample_person(rng, rng.choice(("left", "right")), except_action="")
     if only_person is not None:
         first = replace(first, **only_person)
@@ -130,7 +130,7 @@ def _sample_person(rng: random.Random, side: str, except_action: str) -> Person:
 
 
 def facts_of(scene: Scene) -> Facts:
-    """Everything that a picture of `scene` shows and a caption may state."""
+    """Everything that a picture of `scene` shows and that a caption may state."""
     things: list[dict[str, str]] = [
         {
             "what": "person",
@@ -162,5 +162,5 @@ def facts_of(scene: Scene) -> Facts:
 
 
 def is_true(stated: Facts, known: Facts) -> bool:
-    """Whether each thing that is stated is found among the known ones."""
+    """Whether everything in `stated` is part of a thing in `known`."""
     return all(any(thing <= other for other in known) for thing in stated)

@@ -1,4 +1,4 @@
-"""The people of the street scenes with what they carry, push, ride or lead."""
+"""Draw the people of the street scenes, and what they carry, push, ride or lead."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dpce_cli.core.scenes.canvas import INK, PAINT, TYRE, Canvas, Colour, Point
 from dpce_cli.core.scenes.facts import Person
 
 At = Callable[[float, float], Point]
-"""From steps forwards and up, in shares of the person's height, to a point of the canvas."""
+"""Maps distances forwards and upwards, in shares of the person's height, to a point of the canvas."""
 
 HAIR: dict[str, Colour] = {
     "blonde": (250, 220, 92),
@@ -21,7 +21,7 @@ SKINS: tuple[Colour, ...] = ((250, 214, 184), (240, 196, 160), (218, 168, 128), 
 
 
 def draw_person(canvas: Canvas, person: Person, x: float, ground: float, facing: int) -> None:
-    """One person whose feet stand at (x, ground), with what they carry, ride or lead."""
+    """Draw a person whose feet are at (x, ground), and what the person carries, pushes, rides or leads."""
     rng = canvas.rng
     tall = (36 if person.is_child else 50) * rng.uniform(0.95, 1.05)
     head = 7.6 if person.is_child else 8.8
@@ -32,7 +32,7 @@ def draw_person(canvas: Canvas, person: Person, x: float, ground: float, facing:
     female = person.kind in ("woman", "girl")
 
     def at(dx: float, dy: float) -> Point:
-        """`dx` forwards and `dy` up, in shares of the person's height."""
+        """The point `dx` forwards and `dy` upwards, in shares of the person's height."""
         return x + facing * dx * tall, ground - dy * tall
 
     neck = 1 - 2 * head / tall
@@ -88,7 +88,7 @@ def _head(canvas: Canvas, person: Person, centre: Point, r: float, facing: int, 
 
 
 def _item(canvas: Canvas, person: Person, hand: Point, top: float, ground: float, facing: int, colour: Colour) -> None:
-    """What the front hand holds, between the ground and just above the head."""
+    """Draw what the front hand holds."""
     x, y = hand
     if person.action == "umbrella":
         canvas.line([(x, y + 3), (x, top - 17)], 1.0, INK)

@@ -32,7 +32,7 @@ def minus_mean(images: Tensor) -> oracle.Array:
 
 
 def encoder_from(path: Path, folder: Path) -> ImageEncoder:
-    """An encoder with the CNN of a MatConvNet file, by way of a weights file."""
+    """An encoder with the CNN of a MatConvNet file, which is converted to a weights file first."""
     name = import_backbone(read_network(path), folder / "weights.pth")
     encoder = ImageEncoder(backbone=name, embedding_dim=4)
     encoder.reset_parameters(generator_for("head"), load_backbone_weights(name, str(folder / "weights.pth")))
@@ -65,7 +65,7 @@ def test_resnet50_computes_what_matconvnet_does(
     assert np.abs(windows - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def test_the_older_pooling_would_not_do(resnet: Params, resnet_encoder: ImageEncoder) -> None:
+def test_torchvisions_pooling_gives_other_features(resnet: Params, resnet_encoder: ImageEncoder) -> None:
     images = photo(224, 224)
     expected = oracle.resnet50(resnet, minus_mean(images)).ravel()
     older = copy.deepcopy(resnet_encoder)

@@ -32,7 +32,7 @@ def random_images(count: int = 2, side: int = 64) -> Tensor:
 
 
 def build(backbone: str, embedding_dim: int = 16) -> ImageEncoder:
-    """In eval mode, with decided weights."""
+    """In eval mode, with weights drawn from a fixed seed."""
     torch.manual_seed(0)
     encoder = ImageEncoder(backbone=backbone, embedding_dim=embedding_dim)
     encoder.reset_parameters(generator_for("head"), None)
@@ -205,7 +205,7 @@ def test_weights_from_a_file_become_the_backbones(resnet18_file: Path) -> None:
     assert encoder.head.state_dict()["0.weight"].equal(before)
 
 
-def test_counts_of_batches_may_be_missing_from_the_file(resnet18_file: Path, tmp_path: Path) -> None:
+def test_num_batches_tracked_may_be_missing_in_the_file(resnet18_file: Path, tmp_path: Path) -> None:
     state = torch.load(resnet18_file, weights_only=True)
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "lean.pth")
@@ -258,7 +258,7 @@ def test_a_truncated_checkpoint_is_refused(resnet18_file: Path, tmp_path: Path) 
 @pytest.mark.parametrize("content", [[1, 2], torch.ones(3), {"state_dict": {"a": torch.ones(1)}}, {"epoch": 3}])
 def test_a_checkpoint_that_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match="does not hold a state dict"):
+    with pytest.raises(CheckpointError, match="not a state dict of tensors"):
         load_backbone_weights("resnet18", str(tmp_path / "weights.pth"))
 
 
@@ -357,7 +357,7 @@ def test_pretrained_weights_are_not_those_of_a_resnet101(shared_data: Path) -> N
         load_backbone_weights("resnet101", str(shared_data / "weights" / "resnet50-imagenet-v1.pth"))
 
 
-def test_pooled_features_are_dropped_at_random_in_training_alone() -> None:
+def test_pooled_features_are_dropped_at_random_in_training_only() -> None:
     encoder = ImageEncoder(backbone="resnet18", embedding_dim=4, feature_dropout=0.25)
     seen: list[Tensor] = []
     encoder.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

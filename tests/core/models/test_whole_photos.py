@@ -12,13 +12,13 @@ from tests.oracles.whole_photo import embedding_of_windows
 
 
 def photos(height: int, width: int) -> Tensor:
-    """One photo and another, as if they were two views."""
+    """Two photos as the two views of one."""
     generator = generator_for("photo", height, width)
     return torch.randint(0, 256, (1, 2, 3, height, width), generator=generator).to(torch.uint8)
 
 
 def build(backbone: str, crop: int) -> ImageEncoder:
-    """In eval mode, with decided weights; a VGG with thin layers, for speed."""
+    """In eval mode, with weights drawn from a fixed seed; a VGG has thin layers, for speed."""
     torch.manual_seed(0)
     with torch.device("meta" if backbone == "vgg16" else "cpu"):
         encoder = ImageEncoder(backbone=backbone, embedding_dim=8, crop=crop)

@@ -47,7 +47,7 @@ def words(caption: str) -> list[str]:
 
 
 def share_near(picture: Image.Image, colour: Colour) -> tuple[float, float]:
-    """Which shares of the picture's left and right half look like the colour."""
+    """The shares of the left half and of the right half of the picture that look like the colour."""
     pixels = np.asarray(picture, dtype=np.int64)
     near = np.abs(pixels - np.array(colour)).max(axis=2) <= 16
     half = picture.width // 2
@@ -98,7 +98,7 @@ def test_pictures_are_rgb_files_of_the_size_asked_for(tmp_path: Path) -> None:
             assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (96, 96))
 
 
-def test_a_place_that_cannot_be_written_is_an_error_of_the_user(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "train/000000.png").mkdir(parents=True)
     with pytest.raises(DpceError, match=r"train/000000\.png: cannot be written"):
         build(tmp_path)
@@ -133,13 +133,13 @@ def test_no_two_scenes_of_any_splits_have_the_same_facts() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 200])
-def test_exactly_one_test_scene_answers_the_query(count: int) -> None:
+def test_exactly_one_test_scene_is_right_for_the_query(count: int) -> None:
     for seed in range(20):
         splits = sample_splits(seed, {"train": 30, "test": count})
         assert sum(is_true(QUERY_FACTS, facts_of(scene)) for scene in splits["test"]) == 1
 
 
-def test_the_query_is_what_a_caption_with_its_facts_can_say() -> None:
+def test_the_query_is_a_possible_caption_of_its_scene() -> None:
     answer = sample_scene(random.Random(0), {"kind": "woman", "hair": "blonde", "clothes": "blue", "action": "hail"})
     texts = [caption.text for seed in range(100) for caption in write_captions(answer, random.Random(seed))]
     assert any(text.startswith(QUERY) for text in texts)
@@ -149,7 +149,7 @@ def test_the_query_is_what_a_caption_with_its_facts_can_say() -> None:
         assert not is_true(QUERY_FACTS, facts_of(other))
 
 
-def test_the_training_vocabulary_is_small_and_holds_the_query() -> None:
+def test_the_training_vocabulary_is_small_and_has_the_words_of_the_query() -> None:
     captions = [
         caption
         for index, scene in enumerate(sample_splits(0, {"train": 600})["train"])
@@ -163,7 +163,7 @@ def test_the_training_vocabulary_is_small_and_holds_the_query() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_caption_singles_out_its_picture_among_200(seed: int) -> None:
+def test_a_caption_is_true_of_one_picture_among_200(seed: int) -> None:
     scenes = sample_splits(seed, {"test": 200})["test"]
     gallery = [facts_of(scene) for scene in scenes]
     matches = []
@@ -198,7 +198,7 @@ def test_people_stand_on_the_side_that_their_facts_name(side: str) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("vehicle", ["car", "bus"])
-def test_a_vehicle_stands_across_from_a_single_person(side: str, vehicle: str) -> None:
+def test_a_vehicle_stands_opposite_a_single_person(side: str, vehicle: str) -> None:
     people = (replace(PLAIN.people[0], side=side),)
     for seed in range(20):
         scene = replace(PLAIN, people=people, vehicle=vehicle, vehicle_colour="blue")
@@ -220,7 +220,7 @@ def test_houses_stand_on_the_side_that_their_facts_name(side: str) -> None:
             assert there < here / 10
 
 
-def test_more_trees_are_more_green_across_from_the_houses() -> None:
+def test_more_trees_are_more_green_opposite_the_houses() -> None:
     def green(trees: int) -> float:
         picture = draw_scene(replace(PLAIN, trees=trees), 96, random.Random(5)).crop((48, 0, 96, 48))
         red, green, blue = np.moveaxis(np.asarray(picture, dtype=np.int64), 2, 0)

@@ -1,4 +1,4 @@
-"""MATLAB's .mat files, version 5 to 7 and 7.3 (HDF5), as plain Python values; nothing in a file can run code."""
+"""Read MATLAB's .mat files, versions 5 to 7 and 7.3 (HDF5), as plain Python values; no file can run code."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from dpce_cli.core.errors import DataError
 from dpce_cli.core.storage.hdf5 import reading_hdf5
 
 _SECONDS = 600
-"""Processor time that a file may take; the authors' largest takes seconds."""
+"""Limit of processor time per file; the authors' largest takes seconds."""
 _MOST_VALUES = 200_000
 _BYTES = 24 * 2**30
-"""Address space that a file may take."""
+"""Limit of address space per file."""
 
 
 def read_mat(path: Path, names: Collection[str]) -> dict[str, Any]:
-    """Those of the file's variables that are called one of `names`.
+    """The variables in `names` that are in the file.
 
-    A struct becomes a dict, a struct array and a cell array a list, a text a str, anything else an array with
-    MATLAB's shape. A struct array of one element cannot be told from a struct.
+    A struct becomes a dict, a struct array or cell array a list, text a str, and anything else an array of MATLAB's
+    shape. A struct array of one element looks like a struct.
 
     Raises:
-        DataError: the file is missing, cut short, no MATLAB file, or takes more time or memory than any should.
+        DataError: the file is missing, damaged, not a MATLAB file, or exceeds the limits of time and memory.
     """
     try:
         path.stat()
@@ -46,7 +46,7 @@ def read_mat(path: Path, names: Collection[str]) -> dict[str, Any]:
         outcome = receiver.recv()
     except EOFError:
         child.join()
-        outcome = f"its reader was ended by {_name(child.exitcode)}"
+        outcome = f"reading it was stopped by {_name(child.exitcode)}"
     finally:
         receiver.close()
         child.kill()
@@ -58,9 +58,9 @@ def read_mat(path: Path, names: Collection[str]) -> dict[str, Any]:
 
 
 def _send(sender: Connection, path: Path, names: Collection[str]) -> None:
-    """Read a file in a process of its own, and send its variables, or why it cannot be read.
+    """Read a file and send its variables, or the reason why it cannot be read.
 
-    SciPy's and HDF5's readers crash on some damaged files, and never come to an end on others.
+    This runs in a child process: SciPy's and HDF5's readers crash on some damaged files, and never end on others.
     """
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
@@ -71,7 +71,7 @@ def _send(sender: Connection, path: Path, names: Collection[str]) -> None:
 
 
 def _name(code: int | None) -> str:
-    """What ended a process with this exit code."""
+    """What stopped a process with this exit code."""
     if code == -signal.SIGXCPU or code == -signal.SIGKILL:
         return "its limit of time or memory"
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
@@ -102,8 +102,8 @@ def _read_hdf5(path: Path, names: Collection[str]) -> dict[str, Any]:
 
 
 def _from_hdf5(node: h5py.Group | h5py.Dataset, file: h5py.File, seen: Iterator[int]) -> Any:
-    if next(seen) > _MOST_VALUES:  # references can name the same cell again and again
-        raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+    if next(seen) > _MOST_VALUES:  # references can point to the same cell again and again
+        raise ValueError(f"it has more than {_MOST_VALUES:,} values")
     if isinstance(node, h5py.Group):
         if any(_is_field_of_array(member) for member in node.values()):
             columns = {name: [_from_hdf5(file[item], file, seen) for item in _items(node[name])] for name in node}
@@ -124,10 +124,10 @@ def _class(node: h5py.Group | h5py.Dataset) -> str:
 
 
 def _is_field_of_array(node: h5py.Group | h5py.Dataset) -> bool:
-    """A field of a struct array is a list of references like a cell array, but has no class of its own."""
+    """Whether `node` is a field of a struct array: a list of references, as a cell array is, but without a class."""
     return isinstance(node, h5py.Dataset) and h5py.check_ref_dtype(node.dtype) is not None and not _class(node)
 
 
 def _items(node: h5py.Dataset) -> list[h5py.Reference]:
-    """The references of an array in MATLAB's order: HDF5 holds it transposed."""
+    """The references of an array in MATLAB's order, which is transposed in HDF5."""
     return list(node[()].ravel())

@@ -1,8 +1,8 @@
-"""Which of MatConvNet's parameters is which of ours: the names in the authors' released code and in vlfeat's models.
+"""Names of parameters in the authors' released code and in vlfeat's models, and the entries that they become here.
 
-The batch norm of a convolution with filter `<name>f` has `<name>bn_w`, `<name>bn_b` and `<name>bn_m`: scale, shift,
-moments. The text network's stage s has the blocks `fc<s+1>_<i>`; that of a stage's first block is written with the
-number of the block after the last one of the stage before: `fc2_4a` and, for its shortcut, `fc2_4b`.
+The batch norm after a convolution with filters `<name>f` has `<name>bn_w`, `<name>bn_b` and `<name>bn_m`: scale, shift
+and moments. Stage s of the text network has the blocks `fc<s+1>_<i>`. The first block of a later stage is an exception:
+it continues the numbers of the stage before, as in `fc2_4a`, and its shortcut is `fc2_4b`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VGG_CONVOLUTIONS = {"vgg16-caffe": (2, 2, 3, 3, 3), "vgg19-caffe": (2, 2, 4, 4,
 
 
 def backbone_of(names: Iterable[str]) -> Literal["resnet50-caffe", "vgg16-caffe", "vgg19-caffe"]:
-    """Which of the Caffe CNNs has parameters of these names."""
+    """The Caffe CNN that has parameters with these names."""
     known = set(names)
     if "conv1_filter" in known or "conv1_1f" not in known:
         return "resnet50-caffe"
@@ -29,7 +29,7 @@ def backbone_of(names: Iterable[str]) -> Literal["resnet50-caffe", "vgg16-caffe"
 
 
 def text_blocks(names: Iterable[str]) -> tuple[int, ...]:
-    """Residual blocks in each stage of the text network that has parameters of these names."""
+    """The number of residual blocks per stage of the text network that has parameters with these names."""
     known = set(names)
     counts: list[int] = []
     while f"{_block(counts, 0)}_1f" in known:
@@ -40,7 +40,7 @@ def text_blocks(names: Iterable[str]) -> tuple[int, ...]:
 
 
 def _block(before: list[int] | tuple[int, ...], index: int) -> str:
-    """Name of block `index` of the stage that follows stages of `before` blocks."""
+    """The name of block `index` of a stage; `before` has the numbers of blocks of the stages before it."""
     stage = len(before) + 2
     if index or not before:
         return f"fc{stage}_{index + 1}"
@@ -48,7 +48,7 @@ def _block(before: list[int] | tuple[int, ...], index: int) -> str:
 
 
 def take_text_encoder(conversion: Conversion, blocks: tuple[int, ...], prefix: str) -> None:
-    """The words, the residual blocks and the linear layer; the blank word has no filter and is zero."""
+    """Convert the word vectors, the residual blocks and the linear layer; the blank has no filter and becomes zero."""
     rows, dim = conversion.shapes[f"{prefix}words.weight"]
     words = conversion.take("fc2f", (rows - 1, dim))
     conversion.put(f"{prefix}words.weight", np.concatenate([np.zeros((1, dim)), words]))
@@ -75,7 +75,7 @@ def _batch_norm(conversion: Conversion, key: str, name: str) -> None:
 
 
 def take_image_head(conversion: Conversion, prefix: str) -> None:
-    """The two linear layers over the image CNN and their batch norms."""
+    """Convert the two linear layers after the image CNN and their batch norms."""
     conversion.filters(f"{prefix}0.weight", "fc1f")
     _batch_norm(conversion, f"{prefix}1", "fc1")
     conversion.filters(f"{prefix}3.weight", "fc1_1f")
@@ -83,12 +83,12 @@ def take_image_head(conversion: Conversion, prefix: str) -> None:
 
 
 def with_dense_head(params: Mapping[str, Array], features: int) -> dict[str, Array]:
-    """The parameters with an image head that has a filter for every feature, over all features.
+    """Extend an image head of ResNet-50's size to VGG's size; other parameters stay as they are.
 
-    The released code gives VGG-16 on CUHK-PEDES the head of ResNet-50: 2048 filters over 2048 of VGG's 4096 features.
-    MatConvNet takes such filters as two groups: the first half of them sees the first half of the features. That the
-    authors' trained network has this form is an assumption; it was not at hand. The filters that are not there become
-    zero, and so do their outputs and what is made of them.
+    The released code gives VGG-16 on CUHK-PEDES the head of ResNet-50: 2048 filters that see 2048 of VGG's 4096
+    features. MatConvNet takes such filters as two groups: the first half of the filters sees the first half of the
+    features, the second half the others. The missing filters become zero, and so do their outputs. The authors' trained
+    network was not available; that it has this form is an assumption.
     """
     shapes = {name: tuple(np.shape(params.get(name, ()))) for name in ("fc1f", "fc1bn_w", "fc1_1f")}
     half = features // 2
@@ -110,14 +110,14 @@ def with_dense_head(params: Mapping[str, Array], features: int) -> dict[str, Arr
 
 
 def take_classifier(conversion: Conversion, prefix: str) -> None:
-    """W_share, with its bias where there is one."""
+    """Convert W_share and its bias, if it has one."""
     conversion.filters(f"{prefix}weight", "fcsharef")
     if f"{prefix}bias" in conversion.shapes:
         conversion.vector(f"{prefix}bias", "fcshareb")
 
 
 def take_backbone(conversion: Conversion, backbone: str, prefix: str) -> None:
-    """The image CNN and its mean; its classification layer where `conversion` has a place for it."""
+    """Convert the image CNN and its mean, and its classification layer if the state dict of `conversion` has one."""
     conversion.put(f"{prefix}mean", conversion.network.mean)
     if backbone == "resnet50-caffe":
         _take_resnet(conversion, prefix)
@@ -126,7 +126,7 @@ def take_backbone(conversion: Conversion, backbone: str, prefix: str) -> None:
 
 
 def _take_resnet(conversion: Conversion, prefix: str) -> None:
-    """Caffe's names; the first convolution's bias goes into the mean of its batch norm."""
+    """Convert Caffe's ResNet-50; the bias of the first convolution is subtracted from the mean of its batch norm."""
 
     def layer(convolution: str, norm: str, name: str, bias: Array | float = 0.0) -> None:
         branch = f"bn{name.removeprefix('res')}" if name.startswith("res") else f"bn_{name}"

@@ -1,4 +1,4 @@
-"""What the importer needs of a MatConvNet network: named parameters, the mean image, the text positions."""
+"""Read a MatConvNet network (parameters, mean colour, number of words) and its dictionary."""
 
 from __future__ import annotations
 
@@ -15,43 +15,42 @@ from dpce_cli.core.models.matconvnet.mat_files import read_mat
 
 Array = npt.NDArray[Any]
 
-# Positions of the text network for each one that its last pooling covers: two stages have a stride of 2.
 _POSITIONS_PER_POOLED = 4
+"""Words per position of the text network's last feature map: two stages have a stride of 2."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A DagNN or SimpleNN network as it was saved."""
+    """A DagNN or SimpleNN network as it was saved by MatConvNet."""
 
     path: Path
     params: dict[str, Array]
-    """By MatConvNet's names: filters are (height, width, in, out), moments (channels, 2)."""
+    """Arrays by MatConvNet's names: filters are (height, width, in, out), moments (channels, 2)."""
     mean: npt.NDArray[np.float64]
-    """RGB, 0 to 255: the average image's mean over its pixels."""
+    """RGB, 0 to 255: the mean over the pixels of the average image."""
     max_words: int | None
-    """Positions of the text network; None if there is none."""
+    """The most words that the text network reads; None for an image CNN alone."""
 
     @property
     def is_trained_pair(self) -> bool:
-        """Whether the text network is there too."""
+        """Whether the network has a text encoder, too."""
         return "fc2f" in self.params
 
 
 def read_network(path: Path) -> Network:
-    """Read a network that `DagNN.saveobj` or vlfeat's model zoo made.
+    """Read a network that was saved by `DagNN.saveobj`, or one of vlfeat's model zoo.
 
-    The parameters of a SimpleNN's layers get the names that MatConvNet's `DagNN.fromSimpleNN` gives them: `f` and `b`
-    after the layer's.
+    A parameter of a SimpleNN is named as by MatConvNet's `DagNN.fromSimpleNN`: the layer's name and `f` or `b`.
 
     Raises:
-        DataError: the file is missing or damaged, or holds no network.
+        DataError: the file is missing or damaged, or contains no network.
     """
     variables = read_mat(path, ("net", "params", "layers", "meta", "normalization"))
     net = variables.get("net", variables)
     if not isinstance(net, dict) or "layers" not in net:
         found = f"its variables are {', '.join(variables)}" if variables else "it has neither 'net' nor 'layers'"
         raise DataError(
-            f"{path}: holds no MatConvNet network ({found}); name a net-epoch-*.mat, or one of vlfeat's "
+            f"{path}: contains no MatConvNet network ({found}); give a net-epoch-*.mat, or one of vlfeat's "
             "imagenet-resnet-50-dag, imagenet-vgg-verydeep-16 and -19"
         )
     try:
@@ -78,31 +77,31 @@ def read_network(path: Path) -> Network:
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise DataError(
-            f"{path}: the network lacks what MatConvNet saves with it, or has it in another form "
-            f"({type(error).__name__}: {error}); get the file again"
+            f"{path}: the network is incomplete or has another form than MatConvNet's "
+            f"({type(error).__name__}: {error}); download the file again"
         ) from error
 
 
 def read_dictionary(path: Path) -> tuple[str, ...]:
-    """The words of a `*_dictionary.mat` in the order of the text network's first filters: `subset.names`.
+    """Read the words of a `*_dictionary.mat`, in the order of the filters of the text network's first layer.
 
     Raises:
         DataError: the file is missing or damaged.
-        VocabularyError: it holds no such list of different words.
+        VocabularyError: the file has no list of words, or a word is listed twice.
     """
     subset = read_mat(path, ("subset",)).get("subset")
     names = subset.get("names") if isinstance(subset, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise VocabularyError(
-            f"{path}: holds no list of words 'subset.names'; name the *_dictionary.mat that the network was trained "
+            f"{path}: contains no list of words 'subset.names'; give the *_dictionary.mat that the network was trained "
             "with"
         )
     word, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise VocabularyError(f"{path}: the word {word!r} is there {count} times; get the dictionary again")
+        raise VocabularyError(f"{path}: the word {word!r} is listed {count} times; download the dictionary again")
     return tuple(names)
 
 
 def _as_list(value: Any) -> list[dict[str, Any]]:
-    """A struct array; one of a single element was read as a struct."""
+    """The elements of a struct array; `read_mat` reads an array of one element as a struct."""
     return value if isinstance(value, list) else [value]

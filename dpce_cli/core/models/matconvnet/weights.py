@@ -1,4 +1,4 @@
-"""MatConvNet's parameters, one by one, as entries of a PyTorch state dict."""
+"""Convert MatConvNet's parameters into the entries of a PyTorch state dict."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from dpce_cli.core.errors import CheckpointError
 from dpce_cli.core.models.matconvnet.network import Array, Network
 
-# Of every batch norm here (PyTorch's default).
-EPSILON = 1e-5
+EPSILON = 1e-5  # of all batch norms; PyTorch's default
 _NAMED = 12
+"""Problems that an error message names."""
 
 
 class Conversion:
-    """Takes parameters from a network by name, and tells at the end what is missing, unknown or of another shape.
+    """Fills a state dict with a network's parameters; `finish` checks that all fit and none is left.
 
     Args:
-        shapes: of the entries of the state dict that is to be filled.
+        shapes: the shape of each entry of the state dict.
     """
 
     def __init__(self, network: Network, shapes: Mapping[str, torch.Size]) -> None:
@@ -30,7 +30,7 @@ class Conversion:
         self._problems: list[str] = []
 
     def take(self, name: str, shape: tuple[int, ...]) -> Array:
-        """Parameter `name`, zeros if it is missing or has another shape; singleton dimensions are free."""
+        """Parameter `name`, or zeros if it does not fit; dimensions of size 1 are ignored in the comparison."""
         self._used.add(name)
         value = self.network.params.get(name)
         if value is None:
@@ -49,14 +49,15 @@ class Conversion:
         self.state[key] = torch.from_numpy(np.ascontiguousarray(value, np.float32)).reshape(self.shapes[key])
 
     def vector(self, key: str, name: str) -> None:
-        """A bias or a scale."""
+        """Convert a bias or a scale."""
         self.put(key, self.take(name, tuple(self.shapes[key])))
 
     def filters(self, key: str, name: str, *, side: int = 1) -> None:
-        """Filters (height, width, in, out) of a convolution in one or two dimensions, or of a linear layer.
+        """Convert the filters (height, width, in, out) of a 1-D or 2-D convolution, or of a linear layer.
 
         Args:
-            side: of the map that a linear layer sees; PyTorch's inputs are flattened as (in, height, width).
+            side: side of the feature map that is the input of a linear layer; PyTorch flattens it as
+                (in, height, width).
         """
         out, into, *window = self.shapes[key]
         height, width = window if len(window) == 2 else (1, window[0]) if window else (side, side)
@@ -64,17 +65,17 @@ class Conversion:
         self.put(key, self.take(name, (height, width, channels, out)).transpose(3, 2, 0, 1))
 
     def batch_norm(self, key: str, scale: str, shift: str, moments: str, *, bias_before: Array | float = 0.0) -> None:
-        """A batch norm whose moments are the mean and the standard deviation that MatConvNet divides by.
+        """Convert a batch norm; its moments are a mean and the standard deviation that MatConvNet divides by.
 
-        That deviation is sqrt(variance + epsilon), whatever epsilon was; it is kept exactly. Where it is below the
-        square root of our epsilon, the scale makes up for it.
+        This deviation is sqrt(variance + MatConvNet's epsilon); the converted batch norm divides by the same number.
+        If the deviation is smaller than sqrt(`EPSILON`), the scale is changed instead of the variance.
 
         Args:
-            bias_before: of the convolution before, which has none here.
+            bias_before: bias of the convolution before, which has no bias in PyTorch.
         """
         channels = self.shapes[f"{key}.running_mean"][0]
         mean, deviation = self.take(moments, (channels, 2)).astype(np.float64).T
-        if moments in self.network.params and (deviation <= 0).any() and not self._complained_of(moments):
+        if moments in self.network.params and (deviation <= 0).any() and not self._has_problem(moments):
             self._problems.append(f"{moments} has a standard deviation that is not above 0")
         deviation = np.where(deviation > 0, deviation, 1.0)
         variance = np.maximum(deviation**2 - EPSILON, 0)
@@ -84,14 +85,14 @@ class Conversion:
         self.put(f"{key}.running_var", variance)
         self.state[f"{key}.num_batches_tracked"] = torch.tensor(0)
 
-    def _complained_of(self, name: str) -> bool:
+    def _has_problem(self, name: str) -> bool:
         return any(problem.startswith(f"{name} ") for problem in self._problems)
 
     def finish(self) -> dict[str, Tensor]:
         """The filled state dict.
 
         Raises:
-            CheckpointError: parameters are missing, unknown or of another shape; they are named.
+            CheckpointError: names the parameters that are missing, unknown, not finite or of another shape.
         """
         unknown = [
             f"{name} {_text(np.shape(value))} is unknown"

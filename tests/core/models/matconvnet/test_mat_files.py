@@ -72,7 +72,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_mat(tmp_path / "net.mat", ("net",))
 
 
-def test_references_in_a_circle_are_refused(tmp_path: Path) -> None:
+def test_circular_references_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "net.mat", "w") as file:
         cell = file.create_dataset("net", (1, 1), h5py.ref_dtype)
         cell.attrs["MATLAB_class"] = np.bytes_("cell")
@@ -88,7 +88,7 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("byte", "bit"), [(329, 3), (241, 3), (306, 1)])
 def test_a_flipped_bit_that_crashes_scipy_is_a_data_error(tmp_path: Path, byte: int, bit: int) -> None:
-    """On the machine where they were found, they end a process that calls `loadmat` by SIGSEGV and SIGBUS."""
+    """A process that called `loadmat` on these files ended with SIGSEGV or SIGBUS."""
     path = tmp_path / "net.mat"
     savemat(path, {"net": {"a": np.ones((2, 2)), "b": "text"}})
     content = bytearray(path.read_bytes())
@@ -98,7 +98,7 @@ def test_a_flipped_bit_that_crashes_scipy_is_a_data_error(tmp_path: Path, byte: 
         assert read_mat(path, ("net",)).keys() <= {"net"}
 
 
-def test_cells_that_name_each_other_again_and_again_are_refused(
+def test_cells_that_refer_to_each_other_again_and_again_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mat_files, "_MOST_VALUES", 2000)
@@ -110,7 +110,7 @@ def test_cells_that_name_each_other_again_and_again_are_refused(
             cell[0, 0] = cell[0, 1] = inner.ref
             inner = cell
         file["net"] = inner
-    with pytest.raises(ValueError, match="it holds more than 2,000 values"):
+    with pytest.raises(ValueError, match="it has more than 2,000 values"):
         mat_files._read_hdf5(tmp_path / "net.mat", ("net",))
 
 

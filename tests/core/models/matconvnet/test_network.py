@@ -66,22 +66,24 @@ def test_the_mean_image_has_many_forms(mean: Any, expected: list[float], tmp_pat
 @pytest.mark.parametrize("mean", [np.ones((1, 2)), np.ones((4, 4)), np.full((3, 1), np.nan), "grey"])
 def test_another_mean_image_is_refused(mean: Any, tmp_path: Path) -> None:
     save_v7(tmp_path / "net.mat", {"net": dag(PARAMS, mean=mean)})
-    with pytest.raises(DataError, match=r"net\.mat: the network lacks what MatConvNet saves"):
+    with pytest.raises(DataError, match=r"net\.mat: the network is incomplete or has another form"):
         read_network(tmp_path / "net.mat")
 
 
 @BOTH
 def test_a_file_without_a_network_is_refused(save: Save, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"net\.mat: holds no MatConvNet network \(it has neither 'net' nor 'layers'\)"):
+    with pytest.raises(
+        DataError, match=r"net\.mat: contains no MatConvNet network \(it has neither 'net' nor 'layers'\)"
+    ):
         read_network(save(tmp_path / "net.mat", {"weights": np.ones((2, 2))}))
-    with pytest.raises(DataError, match=r"holds no MatConvNet network \(its variables are net\)"):
+    with pytest.raises(DataError, match=r"contains no MatConvNet network \(its variables are net\)"):
         read_network(save(tmp_path / "net.mat", {"net": np.ones((2, 2))}))
 
 
 @pytest.mark.parametrize("part", ["params", "meta"])
 def test_a_network_of_another_form_is_refused(part: str, tmp_path: Path) -> None:
     net = {**dag(PARAMS), part: np.ones((2, 2))}
-    with pytest.raises(DataError, match=r"net\.mat: the network lacks what MatConvNet saves"):
+    with pytest.raises(DataError, match=r"net\.mat: the network is incomplete or has another form"):
         read_network(save_v7(tmp_path / "net.mat", {"net": net}))
 
 
@@ -103,11 +105,11 @@ def test_the_words_keep_their_order_and_case(save: Save, tmp_path: Path) -> None
     ],
 )
 def test_a_dictionary_without_words_is_refused(subset: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(VocabularyError, match=r"d\.mat: holds no list of words 'subset\.names'"):
+    with pytest.raises(VocabularyError, match=r"d\.mat: contains no list of words 'subset\.names'"):
         read_dictionary(save_v7(tmp_path / "d.mat", subset))
 
 
-def test_a_word_that_is_there_twice_is_named(tmp_path: Path) -> None:
+def test_a_word_that_is_listed_twice_is_named(tmp_path: Path) -> None:
     save_v7(tmp_path / "d.mat", {"subset": {"names": ["a", "dog", "dog"]}})
-    with pytest.raises(VocabularyError, match="the word 'dog' is there 2 times"):
+    with pytest.raises(VocabularyError, match="the word 'dog' is listed 2 times"):
         read_dictionary(tmp_path / "d.mat")

@@ -27,7 +27,7 @@ def norm_params(deviation: list[float]) -> dict[str, Array]:
     return dict(draw.params)
 
 
-def test_our_epsilon_is_that_of_the_networks() -> None:
+def test_epsilon_is_that_of_the_networks_batch_norms() -> None:
     assert nn.BatchNorm1d(1).eps == nn.BatchNorm2d(1).eps == EPSILON
 
 
@@ -62,7 +62,7 @@ def test_a_deviation_that_is_not_above_0_is_refused(deviation: float) -> None:
         taking.finish()
 
 
-def test_what_does_not_fit_is_named_with_its_shape() -> None:
+def test_parameters_that_do_not_fit_are_named_with_their_shapes() -> None:
     params: dict[str, Array] = {
         "wrongf": np.ones((1, 1, 4, 4)),
         "nanf": np.full((1, 1, 3, 2), np.nan),
@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_named_with_its_shape() -> None:
     )
 
 
-def test_a_long_list_of_what_does_not_fit_ends() -> None:
+def test_a_long_list_of_parameters_that_do_not_fit_is_cut() -> None:
     taking = conversion(nn.ModuleDict(), {f"p{i}": np.ones(1) for i in range(30)})
     with pytest.raises(CheckpointError, match=r"30 parameters do not fit: .*p11 1 is unknown; and 18 more\."):
         taking.finish()
