@@ -1,9 +1,31 @@
-"""The ranking loss (Zheng et al. 2020, section 4.2)."""
+"""The paper's two losses: instance loss and ranking loss (Zheng et al. 2020, sections 4.1 and 4.2)."""
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def instance_loss(logits: Tensor, instance_ids: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Softmax cross-entropy over all instances (eq. 4 to 7): each training image with its captions is one class.
+
+    -log(exp(logits[i, y_i]) / sum over all instances c of exp(logits[i, c])), averaged over the batch. The logits of
+    images and of captions come from one shared classifier, W_share^T f, which maps both into one space.
+
+    Training computes the same number by `models.partial_fc`, without holding the logits of all instances at once.
+
+    Args:
+        logits: `(batch, instances)`
+        instance_ids: `(batch,)`, y.
+        label_smoothing: share of the target that is spread over all instances; the paper uses none.
+
+    >>> import torch
+    >>> round(float(instance_loss(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0]))), 4)
+    0.4076
+    """
+    log_probabilities = logits - logits.logsumexp(1, keepdim=True)
+    own = log_probabilities.gather(1, instance_ids[:, None])[:, 0]
+    return -((1 - label_smoothing) * own + label_smoothing * log_probabilities.mean(1)).mean()
 
 
 def ranking_loss(positive: Tensor, negative_text: Tensor, negative_image: Tensor, margin: float) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpce_cli.core.losses import ranking_loss
+from dpce_cli.core.losses import instance_loss, ranking_loss
 from dpce_cli.core.seeding import generator_for
 from tests.oracles import losses as oracle
 
@@ -55,3 +55,12 @@ def test_a_satisfied_triplet_has_no_gradient() -> None:
 def test_gradients_are_right() -> None:
     similarities = tuple(random(5, seed=name).requires_grad_() for name in ("positive", "text", "image"))
     assert torch.autograd.gradcheck(lambda p, t, i: ranking_loss(p, t, i, 1.0), similarities)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_instance_loss_equals_the_slow_one(label_smoothing: float) -> None:
+    logits, own = 30 * random(5, 7), torch.tensor([0, 6, 3, 3, 1])
+    expected = oracle.instance_loss(logits.tolist(), own.tolist(), label_smoothing)
+    assert float(instance_loss(logits, own, label_smoothing)) == pytest.approx(expected, rel=1e-12)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: instance_loss(x, own, label_smoothing), (logits,))

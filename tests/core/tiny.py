@@ -270,7 +270,7 @@ def send_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIG
 
     def signalling(self: StageRun, epoch: int) -> Iterator[Batch]:
         for batch in batches(self, epoch):
-            if self.step == step:
+            if self.state.step == step:
                 os.kill(os.getpid(), number)
             yield batch
 

@@ -1,24 +1,23 @@
-"""W_share: the softmax over all training images that both encoders share (Zheng et al. 2020, section 4.1), at any size.
+"""W_share: the classifier over all training images that both encoders share (Zheng et al. 2020, section 4.1).
 
-Logits of all classes are never held at once: they are made for some classes at a time, and made again for the gradient.
-Of several processes, each holds a share of the classes, as in Partial FC (An et al. 2022, section 3).
+Each of several processes holds a part of the classes, and a step may use a sample of them, as in Partial FC (An et al.
+2022, section 3).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpce_cli.core.processes.collectives import maximum_in_place, rank, share, sum_in_place
+from dpce_cli.core.models import partial_fc
+from dpce_cli.core.models.partial_fc import instance_losses_in_parts
+from dpce_cli.core.processes.collectives import rank, share
 from dpce_cli.core.seeding import derived_seed
-
-# Logits that are held at a time: 32 MiB of float32.
-_LOGITS = 2**23
 
 
 class SharedClassifier(nn.Module):
@@ -40,7 +39,7 @@ class SharedClassifier(nn.Module):
         self.bias = nn.Parameter(torch.zeros(instances)) if bias else None
         self.instances, self.scale, self.sample_rate = instances, scale, sample_rate
         self.classes = range(instances)
-        """Those whose weights are here."""
+        """The classes whose weights this process holds."""
         self._rows: Tensor | None = None
         self._whole: dict[nn.Parameter, Tensor] = {}
 
@@ -49,7 +48,7 @@ class SharedClassifier(nn.Module):
         dim = self.weight.shape[1]
         std = 1 / math.sqrt(dim) if self.scale else 0.1 * math.sqrt(2.0 / self.instances)
         # In parts, so that other processes' classes take no memory; of multiples of 16, which change no number.
-        size = max(1, _LOGITS // dim // 16) * 16
+        size = max(1, partial_fc.LOGITS_AT_A_TIME // dim // 16) * 16
         first, end = self.classes.start, self.classes.stop
         with torch.no_grad():
             for start in range(0, end, size):
@@ -59,7 +58,7 @@ class SharedClassifier(nn.Module):
                 self.weight[at : at + len(own)] = own
 
     def keep_share(self) -> None:
-        """Let go of the classes that other processes hold: of no number yet drawn or loaded, they took no memory."""
+        """Keep this process's classes only. Before weights are drawn or loaded, the others have taken no memory."""
         mine = share(len(self.classes))
         self.classes = self.classes[mine]
         for parameter in self.parameters():
@@ -77,7 +76,7 @@ class SharedClassifier(nn.Module):
     def instance_losses(
         self, embeddings: Tensor, instance_ids: Tensor, label_smoothing: float
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of every embedding: each image with its captions is a class (eq. 4 to 7).
+        """`losses.instance_loss` of every embedding: each image with its captions is a class (eq. 4 to 7).
 
         Args:
             embeddings: `(batch, embedding_dim)`, those of all processes on every process.
@@ -92,10 +91,7 @@ class SharedClassifier(nn.Module):
         target = target.where((target >= 0) & (target < len(self.classes)), -1)
         weight, bias, target = self._sampled(target) if self.sample_rate < 1 else (self.weight, self.bias, target)
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        return cast(
-            tuple[Tensor, Tensor],
-            _CrossEntropy.apply(embeddings, weight, bias, target, self._logits, label_smoothing),
-        )
+        return instance_losses_in_parts(embeddings, weight, bias, target, self._logits, label_smoothing)
 
     def _sampled(self, target: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Rows of a step's classes, as leaves, and the targets among them."""
@@ -158,82 +154,3 @@ class SharedClassifier(nn.Module):
 
         optimizer.register_step_pre_hook(take)
         optimizer.register_step_post_hook(put_back)
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """Of embeddings `(batch, dim)` and the class weights of all processes; targets of other processes' classes are -1.
-
-    Zheng et al. 2020, eq. 4 to 7, with the softmax of An et al. 2022, section 3.1: processes exchange three numbers an
-    embedding, and the gradient of the embeddings.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        embeddings: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        logits_of: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-        label_smoothing: float,
-    ) -> tuple[Tensor, Tensor]:
-        highest = embeddings.new_full((len(embeddings),), -torch.inf)
-        total, own, everything, classes = embeddings.new_zeros(4, len(embeddings))
-        classes += len(weight)
-        for part in _parts(embeddings, weight):
-            logits = logits_of(embeddings, weight[part], None if bias is None else bias[part]).to(embeddings.dtype)
-            column, here = _column(target, part)
-            own += logits.gather(1, column)[:, 0].where(here, 0)
-            everything += logits.sum(1)
-            higher = highest.maximum(logits.amax(1))
-            total = total * (highest - higher).exp() + logits.sub_(higher[:, None]).exp_().sum(1)
-            highest = higher
-        overall = maximum_in_place(highest.clone())
-        sums = torch.stack([total * (highest - overall).exp(), own, everything, classes])
-        total, own, everything, classes = sum_in_place(sums)
-        partition = total.log() + overall
-        ctx.save_for_backward(embeddings, weight, bias, target, partition, classes)
-        ctx.logits_of, ctx.label_smoothing = logits_of, label_smoothing
-        device = "cpu" if embeddings.is_meta else embeddings.device.type
-        ctx.autocast = {
-            "device_type": device,
-            "dtype": torch.get_autocast_dtype(device),
-            "enabled": torch.is_autocast_enabled(device),
-        }
-        right = own >= overall
-        ctx.mark_non_differentiable(right)
-        return partition - (1 - label_smoothing) * own - label_smoothing / classes * everything, right
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        embeddings, weight, bias, target, partition, classes = ctx.saved_tensors
-        ahead = torch.zeros_like(embeddings)
-        whole = [None if value is None else torch.empty_like(value) for value in (weight, bias)]
-        for part in _parts(embeddings, weight):
-            inputs = [embeddings, weight[part], None if bias is None else bias[part]]
-            inputs = [None if value is None else value.detach().requires_grad_() for value in inputs]
-            with torch.enable_grad(), torch.autocast(cache_enabled=False, **ctx.autocast):
-                logits = ctx.logits_of(*inputs)
-            column, here = _column(target, part)
-            slope = logits.detach().to(partition.dtype).sub(partition[:, None]).exp_()
-            slope -= (ctx.label_smoothing / classes)[:, None]
-            slope.scatter_add_(1, column, (ctx.label_smoothing - 1) * here.to(slope.dtype)[:, None])
-            slope *= gradient[:, None]
-            leaves = [value for value in inputs if value is not None]
-            first, *others = torch.autograd.grad(logits, leaves, slope.to(logits.dtype))
-            ahead += first
-            for value, other in zip(whole, others, strict=False):
-                assert value is not None
-                value[part] = other
-        return sum_in_place(ahead), *whole, None, None, None
-
-
-def _parts(embeddings: Tensor, weight: Tensor) -> Iterator[slice]:
-    size = max(1, _LOGITS // max(1, len(embeddings)))
-    return (slice(start, min(start + size, len(weight))) for start in range(0, len(weight), size))
-
-
-def _column(target: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-    """Each target's column `(batch, 1)` among the classes of `part`, and whether it is one of them."""
-    here = (target >= part.start) & (target < part.stop)
-    return (target - part.start).where(here, 0)[:, None], here

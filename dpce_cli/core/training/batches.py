@@ -1,7 +1,8 @@
-"""What a training step is fed: photos or their cached features, and placed captions."""
+"""The batches of a training stage: photos or their cached features, with captions."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -35,13 +36,13 @@ SHARDS_READ_TOGETHER = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's input, or a part of it, on the CPU or, after `to`, on the device.
+    """The photos and captions of one step, or a part of them; on the CPU, or after `to` on the device.
 
     Each process holds its own photos, but the whole batch's ids and captions.
     """
 
     rows: Tensor
-    """`(images,)`, which of the training set's images they are."""
+    """`(images,)` positions of the photos in the training set."""
     images: Tensor
     """This process's uint8 photos `(own images, 3, height, width)`, or pooled features `(own images, feature_dim)`."""
     counts: tuple[int, ...]
@@ -49,15 +50,19 @@ class Batch:
     instance_ids: Tensor
     """`(images,)`, the classes of the instance loss."""
     token_ids: Tensor
-    """`(texts, words)`, with words dropped, and placed."""
+    """`(texts, words)`, after word dropout and position shift."""
     text_instance_ids: Tensor
     """`(texts,)`"""
     image_of_text: Tensor
-    """`(texts,)` row in `images` of each caption's photo; -1: of none of them."""
+    """`(texts,)` position in `rows` of each caption's photo; -1 for a caption of a photo that is not in the batch."""
+    part: int = 0
+    """Number of this part of its step."""
     image_share: float = 1.0
-    """Share of a step's photos that this part of it has: its weight in a mean over photos."""
+    """This part's share of the step's photos: the weight of a mean over photos."""
     text_share: float = 1.0
-    """Share of a step's captions, likewise."""
+    """This part's share of the step's captions: the weight of a mean over captions or their triplets."""
+    query_share: float = 1.0
+    """The same for the first half of each part's photos, which are the queries of "hardest_in_pool"."""
 
     def to(self, device: torch.device) -> Batch:
         moved: dict[str, Any] = {
@@ -66,17 +71,24 @@ class Batch:
         return replace(self, **moved)
 
     def parts(self, count: int) -> list[Batch]:
-        """The photos with their captions in `count` parts of about the same size, or fewer, of at least 2 photos."""
+        """Split the photos with their captions into `count` parts of about the same size, or fewer.
+
+        A part has at least 2 photos. A mean over the batch is the sum of the parts' means times their shares.
+        """
         count = min(count, len(self.rows) // 2, *self.counts)
-        return [self._part(number, count) for number in range(count)] if count > 1 else [self]
+        if count < 2:
+            return [self]
+        parts = [self._part(number, count) for number in range(count)]
+        queries = sum(len(part.rows) // 2 for part in parts)
+        return [replace(part, query_share=len(part.rows) // 2 / queries) for part in parts]
 
     def _part(self, number: int, count: int) -> Batch:
         """Every `count`-th photo of each process: the same ones whatever the number of processes, if it goes evenly."""
         starts = accumulate(self.counts, initial=0)
         kept = torch.cat([torch.arange(first + number, end, count) for first, end in pairwise(starts)])
-        place = torch.full((len(self.rows),), -1)
-        place[kept] = torch.arange(len(kept))
-        texts = place[self.image_of_text] >= 0
+        position = torch.full((len(self.rows),), -1)
+        position[kept] = torch.arange(len(kept))
+        texts = position[self.image_of_text] >= 0
         return Batch(
             rows=self.rows[kept],
             images=self.images[number::count],
@@ -84,7 +96,8 @@ class Batch:
             instance_ids=self.instance_ids[kept],
             token_ids=self.token_ids[texts],
             text_instance_ids=self.text_instance_ids[texts],
-            image_of_text=place[self.image_of_text[texts]],
+            image_of_text=position[self.image_of_text[texts]],
+            part=number,
             image_share=len(kept) / len(self.rows),
             text_share=int(texts.sum()) / len(self.image_of_text),
         )
@@ -147,6 +160,11 @@ class TrainingSet:
                 "and one for each process"
             )
         self._next_step = -1
+
+    @property
+    def usable_fingerprint(self) -> str:
+        """SHA-256, in hex, of the list of usable photos: the order of an epoch follows from it and the seed."""
+        return hashlib.sha256(self.usable.numpy().tobytes()).hexdigest()
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The full batches of `epoch` (from 0) from step `first_step` on; photos that fill no batch are skipped."""

@@ -33,12 +33,14 @@ class Journal:
 
     Args:
         folder: the stage's folder.
-        step: steps that are finished; what was recorded after them is forgotten.
+        step: finished steps; later records are removed.
+        validated: step of the last validation that counts; later validations are removed. By default `step`.
     """
 
-    def __init__(self, folder: Path, *, step: int) -> None:
+    def __init__(self, folder: Path, *, step: int, validated: int | None = None) -> None:
         self.path = folder / "metrics.jsonl"
-        kept = [record for record in self.records() if record["step"] <= step] if step else []
+        last = {"train": step, "validation": step if validated is None else validated}
+        kept = [record for record in self.records() if record["step"] <= last[record["kind"]]] if step else []
         with replacing(self.path) as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         self._step, self._events_folder = step, folder / "tensorboard"

@@ -38,13 +38,10 @@ class Meter:
                 return
             yield batch
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Count a part's shares of a step's values."""
+    def add(self, values: Mapping[str, Tensor], *, photos: int) -> None:
+        """Add what a part of a step, with so many photos, contributes to the step's values."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, torch.zeros(())).to(value.device) + value.detach()
-
-    def finish_step(self, photos: int) -> None:
-        self.steps += 1
         self._photos += photos
 
     def read(self) -> tuple[dict[str, float], float, float]:

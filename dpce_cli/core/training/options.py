@@ -7,10 +7,13 @@ from pathlib import Path
 
 import torch
 
-from dpce_cli.core.config import Config
+from dpce_cli.core.config import Config, StageConfig
 from dpce_cli.core.errors import ConfigError
+from dpce_cli.core.progress import Reporter
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.training.precision import Precision
+from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.workspace import Workspace
 
 
 def check_shares(config: Config, stage: int, processes: int) -> None:
@@ -56,6 +59,26 @@ class WordTable:
     word_dim: int
     source: str
     """Where their vectors came from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageJob:
+    """One stage to train, and what with."""
+
+    workspace: Workspace
+    dataset: PreparedDataset
+    config: Config
+    number: int
+    """1 or 2."""
+    words: WordTable
+    parent: str = ""
+    """Fingerprint of the checkpoint that Stage II begins from."""
+    options: RunOptions
+    reporter: Reporter
+
+    @property
+    def settings(self) -> StageConfig:
+        return self.config.stage(self.number)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dpce_cli.core.config import StageConfig
+from dpce_cli.core.processes.collectives import lengths, world_size
 from dpce_cli.core.retrieval.metrics import RetrievalMetrics
 from dpce_cli.core.training.optimisation import ParameterGroup
+from dpce_cli.core.training.options import StageJob
 
 _FIELDS: dict[str, tuple[str, Callable[[float], str]]] = {
     "learning_rate": ("lr", "{:.2g}".format),
@@ -30,6 +32,25 @@ def log_fields(record: Mapping[str, float]) -> dict[str, str]:
         label, shown = _FIELDS.get(name, (name.replace("_", " "), usual))
         fields[label] = shown(value)
     return fields
+
+
+def opening_lines(job: StageJob, groups: Sequence[ParameterGroup], steps_per_epoch: int) -> Iterator[str]:
+    """What a run is about to do."""
+    stage = job.settings
+    yield (
+        f"stage {job.number} on data set '{job.dataset.name}' (preset {job.config.preset}): "
+        f"{job.dataset.instances} instances, {len(job.words.vocabulary)} words, "
+        f"{stage.epochs} epochs of {steps_per_epoch} steps on {job.options.device}"
+    )
+    if world_size() > 1:
+        parts = sorted(set(lengths(stage.batch_size)))
+        yield (
+            f"{world_size()} processes share each batch of {stage.batch_size} photos, "
+            f"{' or '.join(map(str, parts))} each, and the classes; the learning rates are those of the whole "
+            "batch and are not scaled"
+        )
+    yield f"word vectors: {job.words.source}"
+    yield from optimisation_lines(stage, groups)
 
 
 def optimisation_lines(stage: StageConfig, groups: Sequence[ParameterGroup]) -> Iterator[str]:

@@ -16,7 +16,8 @@ from dpce_cli.core.processes.collectives import share
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.text.word_vectors import WordVectors
 from dpce_cli.core.training.batches import Batch
-from dpce_cli.core.training.options import RunOptions, StageResult, WordTable
+from dpce_cli.core.training.opening import open_run
+from dpce_cli.core.training.options import RunOptions, StageJob, StageResult, WordTable
 from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.workspace.checkpoint import Checkpoint
@@ -60,19 +61,17 @@ def train_stage2(
             for key, value in first.model.items()
         }
     )
-    return _train(
-        StageRun(
-            workspace,
-            dataset,
-            config,
-            model,
-            stage=2,
-            words=word_table(first),
-            parent=first.fingerprint,
-            options=options,
-            reporter=reporter,
-        )
+    job = StageJob(
+        workspace=workspace,
+        dataset=dataset,
+        config=config,
+        number=2,
+        words=word_table(first),
+        parent=first.fingerprint,
+        options=options,
+        reporter=reporter,
     )
+    return _train(job, model)
 
 
 def train_in_one_stage(
@@ -94,60 +93,64 @@ def train_in_one_stage(
         Interrupted: a person stopped the run.
     """
     model, words = build_model(dataset, config, word_vectors, stage=2)
-    return _train(StageRun(workspace, dataset, config, model, stage=2, words=words, options=options, reporter=reporter))
+    job = StageJob(
+        workspace=workspace, dataset=dataset, config=config, number=2, words=words, options=options, reporter=reporter
+    )
+    return _train(job, model)
 
 
-def _train(run: StageRun) -> StageResult:
-    model, stage = run.model, run.config.stage2
-    triplets = {
-        "hardest_in_batch": _batch_triplets,
-        "hardest_in_pool": _pool_triplets,
-        "random": _random_triplets,
-    }[stage.negatives]
-    for epoch in run.epochs():
-        for batch in run.batches(epoch):
-            for part in run.parts(batch):
-                image = run.encode_images(part)
-                triplet_share = part.text_share
-                if stage.negatives == "hardest_in_pool":
-                    part, triplet_share = _with_pool_negatives(part, image, run, stage.negative_pool), part.image_share
-                text = run.encode_text(part.token_ids)
+def _train(job: StageJob, model: DualEncoder) -> StageResult:
+    stage = job.config.stage2
+    triplets = _TRIPLETS[stage.negatives]
+    with open_run(job, model) as run:
+        for epoch in run.epochs():
+            for batch in run.batches(epoch):
+                for part in run.parts(batch):
+                    image = run.encode_images(part)
+                    if stage.negatives == "hardest_in_pool":
+                        part = _with_pool_negatives(part, image, run, stage.negative_pool)
+                    text = run.encode_text(part)
 
-                ranked_image, ranked_text = model.ranking_embeddings(image), model.ranking_embeddings(text)
-                rank_loss = triplet_share * ranking_loss(*triplets(ranked_image, ranked_text, part), stage.margin)
-                instance = model.instance_losses(
-                    image, text, part.instance_ids, part.text_instance_ids, stage.label_smoothing
-                ).of_part(part.image_share, part.text_share)
-                loss = (
-                    stage.ranking_weight * rank_loss
-                    + stage.image_weight * instance.image_loss
-                    + stage.text_weight * instance.text_loss
-                )
+                    similarities = triplets(model.ranking_embeddings(image), model.ranking_embeddings(text), part)
+                    rank_loss = part.text_share * ranking_loss(*similarities, stage.margin)
+                    # losses.instance_loss of both, computed for some classes at a time
+                    instance = model.instance_losses(
+                        image, text, part.instance_ids, part.text_instance_ids, stage.label_smoothing
+                    ).of_part(part.image_share, part.text_share)
+                    loss = (
+                        stage.ranking_weight * rank_loss
+                        + stage.image_weight * instance.image_loss
+                        + stage.text_weight * instance.text_loss
+                    )
 
-                run.backward(loss, ranking_loss=rank_loss, **instance._asdict())
-            run.take_step()
-            run.log()
-            run.save_if_due()
-        run.end_epoch(epoch)
-    return run.finish()
+                    run.backward(loss, part, ranking_loss=rank_loss, **instance._asdict())
+                run.step()
+                run.log()
+                run.save_if_due()
+            run.evaluate()
+            run.finish_epoch()
+        return run.finish()
 
 
 def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) -> Batch:
-    """The batch's first half as queries with one caption each, and for each query its hardest caption of the pool.
+    """Keep the captions of the first half of the photos, the queries, and add each query's hardest caption of the pool.
 
     The second half of the photos are the negative images; the pool is embedded in eval mode and without gradients.
     """
     half = len(batch.instance_ids) // 2
     own = batch.image_of_text < half
-    token_ids, instance_ids = run.training_set.caption_pool(size, batch.instance_ids[:half].cpu(), run.step, run.part)
+    token_ids, instance_ids = run.training_set.caption_pool(
+        size, batch.instance_ids[:half].cpu(), run.state.step, batch.part
+    )
     token_ids, instance_ids = token_ids.to(batch.token_ids.device), instance_ids.to(batch.token_ids.device)
-    pool = run.model.ranking_embeddings(run.encode_pool(token_ids))
-    hardest = hardest_in_pool(run.model.ranking_embeddings(image[:half]).detach(), pool)
+    pool = run.state.model.ranking_embeddings(run.encode_pool(token_ids))
+    hardest = hardest_in_pool(run.state.model.ranking_embeddings(image[:half]).detach(), pool)
     return replace(
         batch,
         token_ids=torch.cat([batch.token_ids[own], token_ids[hardest]]),
         text_instance_ids=torch.cat([batch.text_instance_ids[own], instance_ids[hardest]]),
         image_of_text=torch.cat([batch.image_of_text[own], torch.full_like(hardest, -1)]),
+        text_share=batch.query_share,
     )
 
 
@@ -180,6 +183,9 @@ def _triplets(similarity: Tensor, chosen: tuple[Tensor, Tensor], batch: Batch) -
     owner, column = batch.image_of_text, torch.arange(similarity.shape[1], device=similarity.device)
     wrong = similarity.masked_fill(batch.instance_ids[:, None] == batch.text_instance_ids, -torch.inf)
     return similarity[owner, column], wrong[owner, negative_text[owner]], wrong[negative_image, column]
+
+
+_TRIPLETS = {"hardest_in_batch": _batch_triplets, "hardest_in_pool": _pool_triplets, "random": _random_triplets}
 
 
 def word_table(first: Checkpoint) -> WordTable:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import weakref
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dpce_cli.core.storage.files import replacing
@@ -22,16 +21,14 @@ class StageFiles:
         self.folder = folder
         self.last, self.best, self.curves = folder / "last.pt", folder / "best.pt", folder / "curves.png"
 
-    def claim(self) -> None:
-        """Keep other processes from training here for as long as this object, and its process, live.
+    def claim(self) -> AbstractContextManager[None]:
+        """Keep other processes from training here during the block.
 
         Raises:
             WorkspaceError: another process trains here, or the folder cannot be written.
         """
         busy = "another process trains this stage; wait for it, or stop it and run again"
-        lock = ExitStack()
-        lock.enter_context(exclusive(self.folder / "lock", busy))
-        weakref.finalize(self, lock.close)
+        return exclusive(self.folder / "lock", busy)
 
     def epochs(self) -> list[Path]:
         """The epochs' files, in the order in which they were written."""

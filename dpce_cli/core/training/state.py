@@ -1,4 +1,4 @@
-"""What a run saves, and how it goes on from there, with any number of processes.
+"""What a run changes as it trains; saved and continued with any number of processes.
 
 A checkpoint has the weights, the optimizer's state, float16's loss scale, the finished steps and the configuration.
 Nothing else is needed: learning rates, the order of photos, crops, captions and dropout follow from seed and step.
@@ -7,127 +7,164 @@ Nothing else is needed: learning rates, the order of photos, crops, captions and
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from dpce_cli.core.config import differences
 from dpce_cli.core.errors import CheckpointError
-from dpce_cli.core.processes.collectives import gather_to_first, rank, share, world_size
+from dpce_cli.core.models.dual_encoder import DualEncoder
+from dpce_cli.core.processes.collectives import gather_objects, gather_to_first, rank, share, world_size
+from dpce_cli.core.training.batches import TrainingSet
+from dpce_cli.core.training.options import StageJob
+from dpce_cli.core.training.stage_files import StageFiles
+from dpce_cli.core.training.updates import Updater
 from dpce_cli.core.workspace.checkpoint import Checkpoint, check_belongs, load_checkpoint, save_checkpoint
-
-if TYPE_CHECKING:
-    from dpce_cli.core.training.run import StageRun
-
 
 _MAY_CHANGE = ("learning_rate", "clip_norm")
 """Settings of a stage that a run may continue with changed: a lower rate saves a run that diverged."""
 
 
-def save_state(run: StageRun, path: Path, *, to_continue: bool) -> None:
-    """Let the first process write the whole model, and what training it further takes.
+@dataclass
+class TrainingState:
+    """Weights, optimizer, and how far the training is."""
+
+    model: DualEncoder
+    updater: Updater
+    step: int = 0
+    """Finished steps."""
+    epochs: int = 0
+    """Finished epochs, with their validation."""
+    best: dict[str, float] = field(default_factory=dict)
+    """"rsum" and "epoch" of the best validation; empty before the first."""
+
+
+def save_state(
+    path: Path,
+    job: StageJob,
+    state: TrainingState,
+    training_set: TrainingSet,
+    *,
+    unlogged: dict[str, Tensor],
+    resumable: bool,
+) -> None:
+    """Let process 0 write the whole model; every process calls this.
+
+    Args:
+        unlogged: sums of the values that metrics.jsonl has no record of yet.
+        resumable: write what training needs to go on from here, too.
 
     Raises:
         WorkspaceError: it cannot be written; what was at `path` stays.
     """
-    model, optimizer = run.model.state_dict(), run.optimizer.state_dict() if to_continue else {}
+    model, optimizer = state.model.state_dict(), state.updater.optimizer.state_dict() if resumable else {}
     if optimizer:
-        optimizer["state"] = {index: dict(state) for index, state in optimizer["state"].items()}  # not the live one
-    for state, key in _shares(run, model, optimizer):
-        state[key] = gather_to_first(state[key], run.training_set.instances)
+        optimizer["state"] = {index: dict(values) for index, values in optimizer["state"].items()}  # not the live one
+    for tensors, key in _class_tensors(state, model, optimizer):
+        tensors[key] = gather_to_first(tensors[key], job.dataset.instances)
     if rank():
         return
     save_checkpoint(
         path,
         Checkpoint(
-            stage=run.number,
-            config=run.config,
-            vocabulary=run.words.vocabulary,
-            word_dim=run.words.word_dim,
-            word_vectors=run.words.source,
-            instances=run.training_set.instances,
-            dataset=run.dataset.name,
-            dataset_fingerprint=run.dataset.training_fingerprint,
-            parent=run.parent,
-            prepared_vocabulary=run.dataset.vocabulary.fingerprint,
-            step=run.step,
-            steps_per_epoch=run.steps_per_epoch,
-            best=run.best,
-            unlogged=run.meter.sums,
+            stage=job.number,
+            config=job.config,
+            vocabulary=job.words.vocabulary,
+            word_dim=job.words.word_dim,
+            word_vectors=job.words.source,
+            instances=job.dataset.instances,
+            dataset=job.dataset.name,
+            dataset_fingerprint=job.dataset.training_fingerprint,
+            parent=job.parent,
+            prepared_vocabulary=job.dataset.vocabulary.fingerprint,
+            step=state.step,
+            steps_per_epoch=training_set.steps_per_epoch,
+            epochs=state.epochs,
+            usable_photos=training_set.usable_fingerprint,
+            best=state.best,
+            unlogged=unlogged,
             model=model,
             optimizer=optimizer,
-            scaler=run.updater.state() if to_continue else {},
+            scaler=state.updater.state() if resumable else {},
         ),
     )
 
 
-def resume(run: StageRun) -> Checkpoint:
-    """Take over what last.pt holds, and return it.
+def resume(job: StageJob, state: TrainingState, files: StageFiles) -> Checkpoint:
+    """Take over what last.pt holds, on every process; returns it for what `check_same_photos` and the log need.
 
     Raises:
         CheckpointError: it cannot be read, or was begun with other settings, data or models.
     """
-    last, remedy = run.files.last, f"dpce train-stage{run.number} --fresh"
+    last, remedy = files.last, f"dpce train-stage{job.number} --fresh"
     try:
         checkpoint = load_checkpoint(last, remedy=remedy)
     except CheckpointError as error:
-        if kept := [path for path in run.files.epochs() if not path.samefile(last)]:
+        if kept := [path for path in files.epochs() if not path.samefile(last)]:
             raise CheckpointError(f"{error}, or copy {kept[-1]} over it to go back to that epoch") from error
         raise
-    check_belongs(checkpoint, run.dataset, last)
-    changed = differences(checkpoint.config, run.config)
-    free = tuple(f"stage{run.number}.{name}: " for name in _MAY_CHANGE)
+    check_belongs(checkpoint, job.dataset, last)
+    changed = differences(checkpoint.config, job.config)
+    free = tuple(f"stage{job.number}.{name}: " for name in _MAY_CHANGE)
     for line in changed:
         if line.startswith(free):
-            run.reporter.note(f"from here on {line}")
+            job.reporter.note(f"from here on {line}")
     changed = [line for line in changed if not line.startswith(free)]
-    if run.number == 1:
+    if job.number == 1:
         changed = [line for line in changed if not line.startswith("stage2.")]
-    if (checkpoint.vocabulary, checkpoint.word_vectors) != (run.words.vocabulary, run.words.source):
-        changed.append(f"word vectors: {checkpoint.word_vectors} -> {run.words.source}")
-    if checkpoint.parent != run.parent:
+    if (checkpoint.vocabulary, checkpoint.word_vectors) != (job.words.vocabulary, job.words.source):
+        changed.append(f"word vectors: {checkpoint.word_vectors} -> {job.words.source}")
+    if checkpoint.parent != job.parent:
         changed.append("the Stage I model")
     if changed:
         raise CheckpointError(
             f"{last}: cannot be continued with other settings: {'; '.join(changed)}. "
             f"Run with the settings it began with, or begin anew with '{remedy}'"
         )
-    for state, key in _shares(run, checkpoint.model, checkpoint.optimizer):
-        state[key] = state[key][share(checkpoint.instances)]
-    run.model.load_state_dict(checkpoint.model)
-    run.optimizer.load_state_dict(checkpoint.optimizer)
-    run.updater.load_state(checkpoint.scaler)
-    run.step, run.best = checkpoint.step, checkpoint.best
-    run.reporter.note(f"continuing {last} after step {run.step}")
+    if len(steps := set(gather_objects(checkpoint.step))) > 1:
+        raise CheckpointError(
+            f"{last}: the processes read different files, of steps {', '.join(map(str, sorted(steps)))}; wait until "
+            "the network disk shows all of them the same file, then run again"
+        )
+    for tensors, key in _class_tensors(state, checkpoint.model, checkpoint.optimizer):
+        tensors[key] = tensors[key][share(checkpoint.instances)]
+    state.model.load_state_dict(checkpoint.model)
+    state.updater.optimizer.load_state_dict(checkpoint.optimizer)
+    state.updater.load_state(checkpoint.scaler)
+    state.step, state.best = checkpoint.step, checkpoint.best
+    job.reporter.note(f"continuing {last} after step {state.step}")
     return checkpoint
 
 
-def check_steps(checkpoint: Checkpoint, run: StageRun) -> None:
-    """Refuse to go on where an epoch has another number of steps than before: order and schedule would be others.
+def check_same_photos(checkpoint: Checkpoint, training_set: TrainingSet, job: StageJob, files: StageFiles) -> None:
+    """Refuse to continue where other photos can be used than before: order and schedule would be others.
 
     Raises:
-        CheckpointError: it has.
+        CheckpointError: a photo can be read now that could not before, or the other way round.
     """
-    if checkpoint.steps_per_epoch != run.steps_per_epoch:
-        raise CheckpointError(
-            f"{run.files.last}: was begun with {checkpoint.steps_per_epoch} steps per epoch, and now there are "
-            f"{run.steps_per_epoch}, because {len(run.training_set.usable)} training photos can be used: some were "
-            "repaired or lost. Put the photos back as they were, or begin anew with "
-            f"'dpce train-stage{run.number} --fresh'"
-        )
+    if checkpoint.steps_per_epoch == training_set.steps_per_epoch and (
+        checkpoint.usable_photos in ("", training_set.usable_fingerprint)
+    ):
+        return
+    raise CheckpointError(
+        f"{files.last}: the run began with other training photos, {checkpoint.steps_per_epoch} steps per epoch; now "
+        f"{len(training_set.usable)} training photos can be used, {training_set.steps_per_epoch} steps per epoch. Some "
+        f"were repaired or lost: put them back as they were, or run 'dpce train-stage{job.number} --fresh'"
+    )
 
 
-def _shares(
-    run: StageRun, model: dict[str, Tensor], optimizer: dict[str, Any]
+def _class_tensors(
+    state: TrainingState, model: dict[str, Tensor], optimizer: dict[str, Any]
 ) -> Iterator[tuple[dict[Any, Tensor], Any]]:
-    """Where in state dicts the tensors are of which each process holds its classes' part."""
+    """Where in the state dicts the tensors are of which each process holds the rows of its classes only."""
     if world_size() == 1:
         return
-    learning = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
-    for name, parameter in run.model.shared_classifier.named_parameters():
+    learning = [parameter for group in state.updater.optimizer.param_groups for parameter in group["params"]]
+    for name, parameter in state.model.shared_classifier.named_parameters():
         yield model, f"shared_classifier.{name}"
-        index = next((place for place, other in enumerate(learning) if other is parameter), None)
-        state = optimizer.get("state", {}).get(index, {})
-        for key in [key for key, value in state.items() if isinstance(value, Tensor) and value.dim()]:
-            yield state, key
+        index = next((number for number, other in enumerate(learning) if other is parameter), None)
+        values = optimizer.get("state", {}).get(index, {})
+        for key in [key for key, value in values.items() if isinstance(value, Tensor) and value.dim()]:
+            yield values, key

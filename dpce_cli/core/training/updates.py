@@ -1,4 +1,4 @@
-"""From the losses of a step's parts to new weights."""
+"""Gradients of a step's parts: summed, clipped, and applied to the weights."""
 
 from __future__ import annotations
 

@@ -54,6 +54,10 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     """State dict of the optimizer; empty in best.pt."""
+    epochs: int = -1
+    """Finished epochs with their validation; -1 in files that do not tell: all that the steps fill."""
+    usable_photos: str = ""
+    """`TrainingSet.usable_fingerprint` of the run; empty in files that do not tell, and in imported models."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """Loss scale of a run in float16; empty otherwise and in best.pt."""
     fingerprint: str = ""
@@ -123,7 +127,7 @@ def _check_fields(checkpoint: Checkpoint) -> None:
         value, expected = getattr(checkpoint, declared.name), kinds.get(str(declared.type), dict)
         if not isinstance(value, expected) or isinstance(value, bool):
             raise ValueError(f"{declared.name} is {type(value).__name__}, expected {expected.__name__}")
-    at_least = {"step": 0, "steps_per_epoch": 0, "instances": 1, "word_dim": 1}
+    at_least = {"step": 0, "steps_per_epoch": 0, "epochs": -1, "instances": 1, "word_dim": 1}
     wrong = [name for name, least in at_least.items() if not least <= getattr(checkpoint, name) < 2**48]
     if checkpoint.stage not in (1, 2):
         wrong.append("stage")

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpce_cli.core.models import shared_classifier
+from dpce_cli.core.losses import instance_loss
+from dpce_cli.core.models import partial_fc
 from dpce_cli.core.models.shared_classifier import SharedClassifier
 from dpce_cli.core.processes.collectives import gather_objects
 from dpce_cli.core.seeding import generator_for
@@ -64,7 +65,7 @@ def test_a_classifier_of_cosines_begins_with_rows_of_length_1() -> None:
 @pytest.fixture(autouse=True)
 def _few_logits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that these few classes are gone through in parts."""
-    monkeypatch.setattr(shared_classifier, "_LOGITS", 30)
+    monkeypatch.setattr(partial_fc, "LOGITS_AT_A_TIME", 30)
 
 
 def build(*, bias: bool, scale: float, sample_rate: float = 1.0) -> SharedClassifier:
@@ -94,6 +95,7 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once(bias: bool, scale:
     losses, right = classifier.instance_losses(given, own, label_smoothing)
 
     torch.testing.assert_close(losses, dense, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(losses.mean(), instance_loss(logits, own, label_smoothing), atol=1e-12, rtol=1e-12)
     assert losses.mean().item() == pytest.approx(
         oracle.instance_loss(logits.tolist(), own.tolist(), label_smoothing), rel=1e-12
     )
@@ -217,7 +219,7 @@ def test_a_backward_pass_without_a_step_leaves_the_weights_whole() -> None:
 
 
 def _compare_with_one_process(label_smoothing: float) -> None:
-    shared_classifier._LOGITS = 30
+    partial_fc.LOGITS_AT_A_TIME = 30
     whole, own = build(bias=True, scale=16.0), build(bias=True, scale=16.0)
     own.keep_share()
     assert len(own.weight) == len(own.classes) in (7, 8)

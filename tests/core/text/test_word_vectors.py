@@ -477,3 +477,9 @@ def test_a_changed_number_is_noticed(saved: Path) -> None:
         file["matrix"][1, 1] += 1
     with pytest.raises(WorkspaceError, match=r"wrong checksum.*; re-run `dpce build-word2vec`"):
         load_word_vectors(saved)
+
+
+def test_vectors_are_trained_with_any_seed() -> None:
+    captions = [["a", "red", "dog"], ["a", "blue", "cat"]]
+    for seed in (0, 2**32, 2**63 - 1):
+        assert set(train_word_vectors(captions, dim=4, seed=seed, epochs=1, reporter=Reporter())) >= {"red", "cat"}

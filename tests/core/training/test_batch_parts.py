@@ -65,3 +65,10 @@ def test_a_mean_over_photos_or_captions_is_the_sum_of_what_its_parts_add() -> No
         of_text = of_text + part.text_share * losses[1][order[start : start + len(part.token_ids)]].mean()
         start += len(part.token_ids)
     torch.testing.assert_close(of_text, losses[1].mean())
+
+
+def test_parts_are_numbered_and_weigh_their_queries() -> None:
+    parts = made_up_batch([1, 5, 2, 3, 1, 4, 2], (7,), slice(0, 7)).parts(3)
+    assert [part.part for part in parts] == [0, 1, 2]
+    assert [len(part.rows) for part in parts] == [3, 2, 2]
+    assert [part.query_share for part in parts] == pytest.approx([1 / 3, 1 / 3, 1 / 3])

@@ -11,11 +11,11 @@ from tests.core.conftest import Trained
 from tests.core.tiny import train
 
 
-def test_means_are_of_steps_and_parts_count_by_their_share() -> None:
+def test_means_are_over_steps_and_parts_of_a_step_add_up() -> None:
     meter = Meter(1, {"loss": torch.tensor(5.0)})
     for share, value in ((0.25, 1.0), (0.75, 3.0)):
-        meter.add({"loss": torch.tensor(share * value), "accuracy": torch.tensor(share)})
-    meter.finish_step(8)
+        meter.add({"loss": torch.tensor(share * value), "accuracy": torch.tensor(share)}, photos=4)
+    meter.steps += 1
     means, _, _ = meter.read()
     assert means == {"loss": (5 + 2.5) / 2, "accuracy": 0.5}
     assert (meter.steps, meter.sums) == (0, {})
@@ -29,7 +29,8 @@ def test_the_time_that_batches_take_is_a_share_of_the_whole() -> None:
     meter = Meter(0, {})
     for batch in meter.waiting(number for _ in range(2) for number in batches()):
         time.sleep(0.01)
-        meter.finish_step(batch)
+        meter.add({}, photos=batch)
+        meter.steps += 1
     _, speed, waited = meter.read()
     assert 0.3 < waited < 0.8
     assert 12 / 0.5 < speed < 12 / 0.12

@@ -92,7 +92,7 @@ def _continue_and_stop(root: Path, config: Config) -> None:
 
     def signalling(self: StageRun, epoch: int) -> Iterator[Batch]:
         for batch in batches(self, epoch):
-            if self.step == STEPS + 1 and rank():
+            if self.state.step == STEPS + 1 and rank():
                 os.kill(os.getpid(), signal.SIGINT)
             yield batch
 

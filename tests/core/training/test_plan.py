@@ -6,10 +6,10 @@ from torch import Tensor
 from dpce_cli.core.config import Config
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.training.memory import PeakMemory, training_memory
+from dpce_cli.core.training.opening import open_run
 from dpce_cli.core.training.optimisation import freeze, parameter_groups
-from dpce_cli.core.training.options import RunOptions
+from dpce_cli.core.training.options import RunOptions, StageJob
 from dpce_cli.core.training.plan import StagePlan, plan_stage
-from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.training.stage1 import build_model, word_table
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import BATCH, STEPS, TRAIN, Recorder
@@ -28,10 +28,14 @@ def test_the_plan_is_what_a_run_then_does(workspace: Workspace) -> None:
     config = dataset.config
     model, words = build_model(dataset, config, None, stage=1)
     options = RunOptions(device=torch.device("cpu"), workers=0, feature_cache=True, fresh=False)
-    run = StageRun(workspace, dataset, config, model, stage=1, words=words, options=options, reporter=Recorder())
+    job = StageJob(
+        workspace=workspace, dataset=dataset, config=config, number=1, words=words, options=options, reporter=Recorder()
+    )
+    groups = parameter_groups(model, config.stage1.multipliers)
 
-    assert [(group.name, group.parameters) for group in planned.groups] == [(g.name, g.size) for g in run.groups]
-    assert (planned.steps_per_epoch, planned.epochs) == (run.steps_per_epoch, config.stage1.epochs) == (STEPS, 3)
+    assert [(group.name, group.parameters) for group in planned.groups] == [(g.name, g.size) for g in groups]
+    with open_run(job, model) as run:
+        assert (planned.steps_per_epoch, planned.epochs) == (run.steps_per_epoch, config.stage1.epochs) == (STEPS, 3)
     assert (planned.vocabulary, planned.word_dim, planned.word_vectors) == (
         len(words.vocabulary), words.word_dim, words.source,
     )  # fmt: skip

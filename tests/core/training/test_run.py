@@ -119,7 +119,7 @@ def test_another_number_of_steps_per_epoch_is_refused(stage1: Trained) -> None:
     last = stage1.workspace.stage_folder(1) / "last.pt"
     save_checkpoint(last, replace(checkpoint(stage1.workspace, 1, "last"), steps_per_epoch=4))
     with pytest.raises(
-        CheckpointError, match=r"begun with 4 steps per epoch, and now there are 3, .*12 training photos"
+        CheckpointError, match=r"4 steps per epoch; now 12 training photos can be used, 3 steps per epoch"
     ):
         train(stage1.workspace, 1, stage1.config)
 
@@ -137,6 +137,56 @@ def test_another_stage_i_model_is_refused_by_a_begun_stage_ii(stage1: Trained) -
     train(stage1.workspace, 1, stage1.config.with_settings(["seed=1"]), fresh=True)
     with pytest.raises(CheckpointError, match=r"the Stage I model.*--fresh"):
         train(stage1.workspace, 2, stage1.config)
+
+
+def test_other_training_photos_than_the_run_began_with_are_refused(stage1: Trained) -> None:
+    """As when one photo is repaired and another one lost."""
+    folder = stage1.workspace.stage_folder(1)
+    save_checkpoint(folder / "last.pt", replace(checkpoint(stage1.workspace, 1, "last"), usable_photos="0" * 64))
+    journal = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match=r"began with other training photos, .* --fresh'"):
+        train(stage1.workspace, 1, stage1.config)
+    assert (folder / "metrics.jsonl").read_bytes() == journal
+
+
+def test_a_state_of_an_older_version_is_continued(
+    start: Callable[[], tuple[Workspace, Config]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such files tell neither which photos could be used nor how many epochs were validated."""
+    whole, config = start()
+    train(whole, 1, config, fresh=True)
+    begun, _ = start()
+    with monkeypatch.context() as patch:
+        send_at(patch, 2 * STEPS + 1)
+        with pytest.raises(Interrupted):
+            train(begun, 1, config, fresh=True)
+    last = begun.stage_folder(1) / "last.pt"
+    content = torch.load(last, weights_only=True)
+    for new in ("epochs", "usable_photos"):
+        del content[new]
+    torch.save(content, last)
+    train(begun, 1, config)
+    assert outcome(begun, 1) == outcome(whole, 1)
+
+
+def test_what_is_killed_in_a_validation_has_not_lost_the_epoch(
+    start: Callable[[], tuple[Workspace, Config]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, config = start()
+    train(whole, 1, config, fresh=True)
+
+    def killed(self: ValidationSet, model: DualEncoder) -> None:
+        raise KeyboardInterrupt
+
+    broken, _ = start()
+    for fresh in (True, False):
+        with monkeypatch.context() as patch:
+            patch.setattr(ValidationSet, "evaluate", killed)
+            with pytest.raises(KeyboardInterrupt):
+                train(broken, 1, config, fresh=fresh)
+        assert checkpoint(broken, 1, "last").step == STEPS
+    train(broken, 1, config)
+    assert outcome(broken, 1) == outcome(whole, 1)
 
 
 def test_fresh_leaves_nothing_of_the_run_before(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from dpce_cli.core.training import stage2
+from dpce_cli.core.training.batches import Batch
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
 from tests.core.tiny import (
+    BATCH,
     BY_HEART,
     checkpoint,
     prepare,
@@ -98,3 +102,20 @@ def test_where_a_batch_is_of_one_identity_the_ranking_loss_is_zero(
         train(workspace, 1, config)
         train(workspace, 2, config)
         assert {record["ranking_loss"] for record in records(workspace, 2, "train")} == {0}
+
+
+def test_captions_of_the_pool_belong_to_no_photo_of_the_batch(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[Batch]()
+    triplets = stage2._TRIPLETS["hardest_in_pool"]
+
+    def spying(image: Tensor, text: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        seen.append(batch)
+        return triplets(image, text, batch)
+
+    monkeypatch.setitem(stage2._TRIPLETS, "hardest_in_pool", spying)
+    train(stage1.workspace, 2, stage1.config.with_settings(NEGATIVES["hardest_in_pool"]))
+    for batch in seen:
+        assert len(batch.image_of_text) == len(batch.token_ids) == BATCH
+        own = batch.image_of_text >= 0
+        assert own.tolist() == [True] * (BATCH // 2) + [False] * (BATCH // 2)
+        assert batch.instance_ids[batch.image_of_text[own]].equal(batch.text_instance_ids[own])

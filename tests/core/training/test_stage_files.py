@@ -25,15 +25,16 @@ def test_a_state_within_an_epoch_is_saved_when_the_time_has_come(
     def noting(self: StageRun, path: Path) -> None:
         save(self, path)
         if path.name == "last.pt":
-            saved.append(self.step)
+            saved.append(self.state.step)
 
     monkeypatch.setattr(StageRun, "_save", noting)
     train(stage1.workspace, 1, stage1.config, fresh=True, checkpoint_minutes=1e-9)
-    assert saved == list(range(1, EPOCHS * STEPS + 1))
+    ends = [STEPS * epoch for epoch in range(1, EPOCHS + 1)]  # saved before and after validation
+    assert saved == sorted([*range(1, EPOCHS * STEPS + 1), *ends])
     expected = outcome(stage1.workspace, 1)
     saved.clear()
     train(stage1.workspace, 1, stage1.config, fresh=True, checkpoint_minutes=0)
-    assert saved == [STEPS, 2 * STEPS, EPOCHS * STEPS]
+    assert saved == sorted(2 * ends)
     assert outcome(stage1.workspace, 1) == expected
 
 
@@ -105,17 +106,18 @@ def test_two_processes_do_not_train_a_stage_at_the_same_time(tmp_path: Path) -> 
     hold = (
         "import pathlib, sys\n"
         "from dpce_cli.core.training.stage_files import StageFiles\n"
-        "files = StageFiles(pathlib.Path(sys.argv[1]))\n"
-        "files.claim()\n"
-        "print('claimed', flush=True)\n"
-        "sys.stdin.read()\n"
+        "with StageFiles(pathlib.Path(sys.argv[1])).claim():\n"
+        "    print('claimed', flush=True)\n"
+        "    sys.stdin.read()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path / "stage1")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout
         assert other.stdout.readline() == "claimed\n"
-        with pytest.raises(WorkspaceError, match="stage1: another process trains this stage; wait for it"):
-            StageFiles(tmp_path / "stage1").claim()
+        busy = pytest.raises(WorkspaceError, match="stage1: another process trains this stage; wait for it")
+        with busy, StageFiles(tmp_path / "stage1").claim():
+            pass
         other.kill()
-    StageFiles(tmp_path / "stage1").claim()
+    with StageFiles(tmp_path / "stage1").claim():
+        pass
