@@ -1,6 +1,6 @@
-"""Starting several processes of the same command line on this machine, by PyTorch's elastic launcher.
+"""Run the same command line in several processes on this machine, with PyTorch's elastic launcher.
 
-Processes on several machines are started by `torchrun`, and are the same from then on.
+`torchrun` starts the processes of several machines instead.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 _INTERRUPTED = tuple(128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-"""Exit codes of processes that were asked to stop."""
+"""Exit codes of processes that a stop signal has stopped."""
 
 
 def launch(gpus: int | None, processes: int | None, device: str) -> str:
-    """Run this command line in as many processes as asked for and exit; in each of them, and for one, come back.
+    """Start the processes that the user asks for, wait for them and exit; return in each of these processes.
+
+    For a single process, nothing is started.
 
     Args:
-        gpus: GPUs of this machine, one per process.
-        processes: CPU processes.
+        gpus: number of GPUs of this machine, one per process.
+        processes: number of CPU processes.
         device: as given on the command line.
 
     Returns:
-        The device to work on, as `process_group` takes it.
+        The device for `process_group`.
 
     Raises:
-        ConfigError: there are not so many GPUs, or the arguments exclude each other.
-        DpceError: that of the first process that failed.
+        ConfigError: the machine has fewer GPUs, or the arguments exclude each other.
+        DpceError: the error of the first process that failed.
     """
     if is_launched():
         take_part()
         if is_main_process() and LAUNCHER not in os.environ:
-            others, place = (
-                int(os.environ["WORLD_SIZE"]) - 1,
-                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
-            )
-            print(f"waiting at {place}, for up to 30 minutes, for {others} other processes", file=sys.stderr)
+            others = int(os.environ["WORLD_SIZE"]) - 1
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            print(f"waiting at {address} for {others} other processes, for up to 30 minutes", file=sys.stderr)
     if gpus is None and processes is None:
         return device
     if gpus is not None and processes is not None:
-        raise ConfigError("--gpus and --processes exclude each other; --processes are those of a CPU")
+        raise ConfigError("--gpus and --processes exclude each other; --processes is for CPUs")
     kind, option, count = ("cuda", "--gpus", gpus) if processes is None else ("cpu", "--processes", processes)
     assert count is not None
     if device not in ("auto", kind):
@@ -60,14 +60,14 @@ def launch(gpus: int | None, processes: int | None, device: str) -> str:
         from torch import cuda
 
         if cuda.device_count() < count:
-            raise ConfigError(f"--gpus {count}: this machine has {cuda.device_count()}; ask for no more than there are")
+            raise ConfigError(f"--gpus {count}: this machine has {cuda.device_count()}; choose at most that many")
     if count > 1:
         sys.exit(_run(count))
     return kind
 
 
 def report_failure(error: DpceError) -> bool:
-    """Tell the launcher of an error; false where there is none that tells the user."""
+    """Report an error to the launcher; whether there is a launcher that shows it to the user."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return False
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
@@ -77,12 +77,12 @@ def report_failure(error: DpceError) -> bool:
 
 
 def _run(count: int) -> int:
-    """Exit code of `count` processes with this process's command line."""
+    """Run this command line in `count` processes; returns the exit code."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it has to say is said below
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the error below says the same
     os.environ[LAUNCHER] = str(os.getpid())
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
@@ -110,7 +110,7 @@ def _run(count: int) -> int:
 
 
 def _reason(failures: dict[int, ProcessFailure], count: int) -> str:
-    """Why the first process failed that did not fail for another's sake."""
+    """Why the first process failed, apart from those that failed because of another process."""
 
     def is_consequence(failure: ProcessFailure) -> bool:
         return failure.exitcode == -signal.SIGTERM or _message(failure).startswith(ProcessGone.__name__)
@@ -120,9 +120,9 @@ def _reason(failures: dict[int, ProcessFailure], count: int) -> str:
     )
     again = "the same command continues from the last checkpoint"
     if failure.exitcode < 0:
-        why = ", as the system does when memory runs out" if failure.exitcode == -signal.SIGKILL else ""
+        why = ", probably for lack of memory" if failure.exitcode == -signal.SIGKILL else ""
         return (
-            f"process {number} of {count} was ended by {failure.signal_name()}{why}; the others were stopped; {again}"
+            f"process {number} of {count} was killed by {failure.signal_name()}{why}; the others were stopped; {again}"
         )
     if message := _message(failure):
         return message.partition(": ")[2]
@@ -130,6 +130,6 @@ def _reason(failures: dict[int, ProcessFailure], count: int) -> str:
 
 
 def _message(failure: ProcessFailure) -> str:
-    """What `report_failure` recorded, `Type: message`; empty if nothing."""
+    """The error that `report_failure` recorded, as `Type: message`; empty if there is none."""
     recorded = failure.error_file_data.get("message")
     return str(recorded["message"]) if isinstance(recorded, dict) else ""

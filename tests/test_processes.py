@@ -105,7 +105,7 @@ def test_a_process_that_dies_ends_the_run_with_a_state_to_continue_from(workspac
     assert (process.returncode, stdout) == (1, "")
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == (
-        "Error: process 1 of 2 was ended by SIGKILL, as the system does when memory runs out; the others were stopped; "
+        "Error: process 1 of 2 was killed by SIGKILL, probably for lack of memory; the others were stopped; "
         "the same command continues from the last checkpoint"
     )
     assert step(workspace) >= 6
@@ -158,11 +158,11 @@ def test_torchrun_on_two_machines_trains_one_model(workspace: Path) -> None:
     [
         (
             ("--gpus", "2", "--processes", "2"),
-            "--gpus and --processes exclude each other; --processes are those of a CPU",
+            "--gpus and --processes exclude each other; --processes is for CPUs",
         ),
         (("--gpus", "2", "--device", "cpu"), "--gpus does not go with --device cpu; leave --device out"),
         (("--processes", "2", "--device", "cuda"), "--processes does not go with --device cuda; leave --device out"),
-        (("--gpus", "99"), f"--gpus 99: this machine has {torch.cuda.device_count()}; ask for no more than there are"),
+        (("--gpus", "99"), f"--gpus 99: this machine has {torch.cuda.device_count()}; choose at most that many"),
     ],
 )
 def test_what_cannot_be_started_is_refused_before_anything_is(

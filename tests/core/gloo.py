@@ -1,4 +1,4 @@
-"""Functions run in several processes at once, joined by Gloo as training's are."""
+"""Run functions in several processes at once, which exchange messages by Gloo as in training on CPUs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch.multiprocessing.spawn import start_processes
 from dpce_cli.core.processes.collectives import process_group
 from dpce_cli.core.processes.environment import LAUNCHER
 
-# The processes are forks of a server that has imported these: each would need seconds to import them.
-multiprocessing.set_forkserver_preload(["tests.core.tiny", "pytest", "torch.utils.tensorboard"])
+FORKS = multiprocessing.get_context("forkserver")
+"""Starts processes as forks of one that has imported torch, which takes seconds."""
+FORKS.set_forkserver_preload(["tests.core.tiny", "pytest", "torch.utils.tensorboard"])
 
 
 def in_processes(count: int, function: Callable[..., None], *arguments: object) -> None:
-    """Call a function of a module in `count` processes; raises what one of them raises."""
+    """Call a module's function in `count` processes; raise the error that one of them raises."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

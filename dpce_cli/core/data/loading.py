@@ -134,7 +134,7 @@ def _deaths_told(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iter
     def tell(*_: object) -> None:
         if any(worker.exitcode for worker in workers):
             raise DataError(
-                "a process that reads photos was ended, as the system does when memory runs out; run the same command "
+                "a process that reads photos was killed, probably for lack of memory; run the same command "
                 "to continue, with fewer --workers, or with --workers 0"
             )
 

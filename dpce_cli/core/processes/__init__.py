@@ -1,1 +1,1 @@
-"""What one process knows of the others, and of the machine it runs on."""
+"""Devices, communication between the processes of one job, and stop signals."""

@@ -1,7 +1,6 @@
-"""One job in several processes, one per GPU or CPU core: who does what, and what they tell each other.
+"""Divide a job among several processes, one per GPU or CPU core, and exchange messages and tensors.
 
-Process r of N takes the r-th of N equal shares. A process that runs alone uses the same functions, which then exchange
-nothing.
+Process r of N takes the r-th of N equal shares. A single process uses the same functions; they exchange nothing.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ def world_size() -> int:
 
 @contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
-    """Let a launched process find the others; yields the device it works on.
+    """Connect this process with the others of the job, and yield the device that it computes on.
 
-    NCCL joins GPUs, one per process. Gloo joins CPUs, and carries the small messages between processes.
+    NCCL connects GPUs, one per process. Gloo connects CPUs, and exchanges small messages in every case.
 
     Raises:
         ConfigError: there is no such device, or it is a single GPU for several processes.
         ProcessGone: another process ended while this one waited for it.
-        TrainingError: the GPU's memory does not suffice.
+        TrainingError: the GPU has too little memory.
     """
     if is_launched():
         take_part()
@@ -53,41 +52,41 @@ def process_group(device: str) -> Iterator[torch.device]:
             yield chosen
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"the GPU's memory does not suffice ({str(error).splitlines()[0]}); training takes less with a smaller "
-            "batch_size or more accumulation_steps (--set), or with --precision bf16, and --device cpu takes none"
+            f"the GPU has too little memory ({str(error).splitlines()[0]}); training needs less with a smaller "
+            "batch_size or more accumulation_steps (--set), or with --precision bf16; or use --device cpu"
         ) from error
 
 
 @contextmanager
 def _process_group(device: str) -> Iterator[torch.device]:
     kind = choose_device(device).type if device == "auto" else device
-    # Never just "cuda", the first GPU, of which every process would take some memory then.
+    # Not "cuda": every process would use memory of the first GPU.
     chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" else kind)
     if chosen.type == "cuda":
         if kind != "cuda":
-            raise ConfigError(f"--device {device}: each of several processes has a GPU of its own; choose auto or cuda")
+            raise ConfigError(f"--device {device}: each of several processes has its own GPU; choose auto or cuda")
         torch.cuda.set_device(chosen)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     try:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
         yield chosen
-    except Interrupted:  # all of them are
+    except Interrupted:  # all processes are interrupted
         distributed.destroy_process_group()
         raise
     except RuntimeError as error:
         if "gloo" in str(error).lower() or isinstance(error, distributed.DistError):
             raise ProcessGone(
-                f"another process is gone or never came ({str(error).splitlines()[-1]}); run the same command to "
+                f"another process has ended or never started ({str(error).splitlines()[-1]}); run the same command to "
                 "continue from the last checkpoint"
             ) from error
         raise
-    # Not where one fails alone: with NCCL it would wait for the others here, while they wait for it.
+    # Not after an error of this process alone: with NCCL it would wait for the others, and they for this process.
     distributed.destroy_process_group()
 
 
 def shares(total: int) -> list[slice]:
-    """What each process takes of `total` things: consecutive, and equal but for one.
+    """The consecutive shares of `total` things, one per process; their lengths differ by at most one.
 
     >>> shares(5)
     [slice(0, 5, None)]
@@ -97,22 +96,22 @@ def shares(total: int) -> list[slice]:
 
 
 def share(total: int) -> slice:
-    """What this process takes of `total` things."""
+    """This process's share of `total` things."""
     return shares(total)[rank()]
 
 
 def lengths(total: int) -> tuple[int, ...]:
-    """How many of `total` things each process takes."""
+    """The length of each process's share of `total` things."""
     return tuple(part.stop - part.start for part in shares(total))
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Return when every process has called this."""
     gather_objects(None)
 
 
 def gather_objects(value: T) -> list[T]:
-    """The `value` of every process, in their order, on every process."""
+    """The `value` of every process, in the order of ranks; the same list on every process."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -121,9 +120,9 @@ def gather_objects(value: T) -> list[T]:
 
 
 def decided_by_first(value: Callable[[], T]) -> T:
-    """What process 0 makes of `value`, on every process; an error of process 0 is raised on all of them.
+    """Call `value` on process 0, and return the result on every process; an error of process 0 is raised on all.
 
-    For what could look different to each process, such as whether a file of a network disk exists.
+    For questions that processes could answer differently, such as whether a file on a network disk exists.
     """
     if world_size() == 1:
         return value()
@@ -140,26 +139,26 @@ def decided_by_first(value: Callable[[], T]) -> T:
 
 
 def sum_in_place(values: Tensor) -> Tensor:
-    """`values` with those of the other processes added."""
+    """`values`, with the values of the other processes added."""
     if world_size() > 1:
         distributed.all_reduce(values)
     return values
 
 
 def maximum_in_place(values: Tensor) -> Tensor:
-    """`values`, where another process has larger ones replaced by them."""
+    """`values`, replaced by the maximum over all processes."""
     if world_size() > 1:
         distributed.all_reduce(values, distributed.ReduceOp.MAX)
     return values
 
 
 def any_process(*flags: bool) -> list[bool]:
-    """Which of `flags` are true on any process."""
+    """For each flag, whether it is true on any process."""
     return [bool(flag) for flag in maximum_in_place(torch.tensor(flags, dtype=torch.float32))]
 
 
 def gather_to_first(rows: Tensor, total: int) -> Tensor:
-    """Process 0: the `total` rows that the processes hold their shares of, on the CPU. Others: their own rows."""
+    """On process 0, the `total` rows of which each process has a share, on the CPU; on others, their own rows."""
     rows = rows.detach().cpu().contiguous()
     if world_size() == 1:
         return rows
@@ -176,10 +175,10 @@ def gather_to_first(rows: Tensor, total: int) -> Tensor:
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """The rows of all processes, one after the other, of which each holds `counts[rank]`; with gradients.
+    """The rows of all processes, one process after the other, with gradients; process r has `counts[r]` rows.
 
-    A loss of them has the same value on every process. The gradient goes to the process that a row came from, times the
-    number of processes, for `DistributedDataParallel` to divide by.
+    A loss of all rows has the same value on every process. Each row's gradient goes to the process that the row came
+    from, multiplied by the number of processes, because `DistributedDataParallel` divides by this number.
     """
     if world_size() == 1:
         return rows
@@ -190,7 +189,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, start: int, total: int) -> Tensor:
         ctx.own = slice(start, start + len(rows))
-        # A sum with zeros takes shares of any length, and costs twice a gather of what is small beside the gradients.
+        # A sum with zeros works for shares of any length. It costs twice a gather, but rows are small beside gradients.
         whole = rows.new_zeros(total, *rows.shape[1:])
         whole[ctx.own] = rows
         return sum_in_place(whole)
@@ -201,11 +200,11 @@ class _GatherRows(torch.autograd.Function):
 
 
 def in_parallel(module: M, device: torch.device) -> M:
-    """`module` with its gradients averaged over the processes; as it is where nothing of it learns."""
+    """`module` with its gradients averaged over the processes; unchanged if it has no trainable parameters."""
     if world_size() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
         return module
     ddp: Any = nn.parallel.DistributedDataParallel
-    # Batch norms agree on their statistics already. Newer versions of PyTorch have another name for it.
+    # Batch norms are synchronised already. Newer versions of PyTorch have renamed this argument.
     renamed = "forward_sync_buffers" in inspect.signature(ddp).parameters
     unsynced = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     devices = [device] if device.type == "cuda" else None

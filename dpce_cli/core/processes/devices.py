@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Choose the device to compute on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where this process stands among those of one job, as the launcher's environment variables say."""
+"""This process's role in a job of several processes, from the launcher's environment variables."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _takes_part = False
 
 
 def is_launched() -> bool:
-    """Whether the environment names this process as one of several, as torchrun and `dpce_cli.launch` do.
+    """Whether the environment describes a job of several processes, as torchrun and `dpce_cli.launch` do.
 
-    Schedulers leave such variables in the environment of commands that run alone, too: see `take_part`.
+    Schedulers also leave such variables in the environment of commands that run alone: see `take_part`.
     """
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def take_part() -> None:
-    """Have this process be one of the job that the environment describes; only distributed commands call this.
+    """Make this process a part of the job that the environment describes; only distributed commands call this.
 
     Raises:
-        ConfigError: a variable is missing or no number.
+        ConfigError: a variable is missing or not a number.
     """
     global _takes_part
     alone = "unset RANK and WORLD_SIZE to run alone, or start the processes with torchrun"
@@ -37,7 +37,7 @@ def take_part() -> None:
         )
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "LOCAL_WORLD_SIZE"):
         if not os.environ.get(name, "0").isdecimal():
-            raise ConfigError(f"the environment says {name}={os.environ[name]!r}, which is no number; {alone}")
+            raise ConfigError(f"the environment says {name}={os.environ[name]!r}, which is not a number; {alone}")
     if int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
         raise ConfigError(
             f"the environment says RANK={os.environ['RANK']} of WORLD_SIZE={os.environ['WORLD_SIZE']}; {alone}"
@@ -51,5 +51,5 @@ def is_main_process() -> bool:
 
 
 def launcher_is_gone() -> bool:
-    """Whether the process that started this one of several has ended, so that nothing watches over it."""
+    """Whether the launcher of this process has ended."""
     return _takes_part and os.getppid() != int(os.environ.get(LAUNCHER, _PARENT))

@@ -1,4 +1,4 @@
-"""Stopping a run at a point where the same command can continue it."""
+"""Stop signals: a run stops at a point where the same command can continue it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from types import FrameType
 from typing import Any
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, a scheduler or `kill`, and a terminal that is closed: all of them ask a run to stop."""
+"""Sent by Ctrl-C, by a scheduler or `kill`, and by a terminal that is closed: each asks a run to stop."""
 
 _SAME_REQUEST_SECONDS = 1.0
-"""A launcher passes on a signal that its processes have received already: within this time it is the same request."""
+"""A launcher passes a signal on to processes that have received it already; within this time, it is the same one."""
 
 _received = signal.SIGINT
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; it is saved, and the same command continues it."""
+    """The run was asked to stop. It is saved; the same command continues it."""
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a program that a signal stopped, such as 130 for Ctrl-C and 143 for SIGTERM."""
+        """The usual exit code after this signal: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + _received
 
 
 class _Request:
-    """Calls `first` at the first stop signal, and raises `KeyboardInterrupt` at one that comes a second later."""
+    """Calls `first` at the first stop signal; raises `KeyboardInterrupt` at another one, a second later or more."""
 
     def __init__(self, first: Callable[[], None]) -> None:
         self.first, self.time = first, -1.0
@@ -46,7 +46,7 @@ class _Request:
 
 @contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Have `handler` receive the stop signals in the block, but for those that are ignored, as `nohup` ignores HUP."""
+    """Let `handler` receive the stop signals in the block. Ignored signals stay ignored, such as HUP under `nohup`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -67,16 +67,16 @@ def _interrupt() -> None:
 
 @contextmanager
 def stop_signals_interrupt() -> Iterator[None]:
-    """Have every stop signal in the block raise `KeyboardInterrupt`, as Ctrl-C does."""
+    """Let every stop signal in the block raise `KeyboardInterrupt`, as Ctrl-C does."""
     with _handling(_Request(_interrupt)):
         yield
 
 
 @contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Deliver a stop signal that comes in the block at its end, and one that comes a second later at once.
+    """Delay a stop signal until the end of the block; another one, a second later or more, is not delayed.
 
-    For code that an exception in its midst would break: Python's queues, for one, can keep their lock for good.
+    For code that must not be interrupted by an exception: Python's queues, for example, could keep their lock forever.
     """
     received: list[int] = []
     request = _Request(lambda: None)
@@ -94,14 +94,14 @@ def interrupts_held_back() -> Iterator[None]:
 
 
 class StopRequest:
-    """Whether a run was asked to stop, for the run to heed at the end of a step."""
+    """Whether a run was asked to stop; the run looks at the end of each step."""
 
     def __init__(self) -> None:
         self.made = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the first stop signal in the block as the request; a second later, one is a `KeyboardInterrupt`."""
+        """Take the first stop signal in the block as the request; a later one raises `KeyboardInterrupt`."""
         with _handling(_Request(self._make)):
             yield
 

@@ -13,7 +13,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class _SumWithGradient(torch.autograd.Function):
-    """A sum over the processes whose result each of them uses."""
+    """A sum over the processes, with the gradients of all processes that use it."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class _SumWithGradient(torch.autograd.Function):
 
 
 class _SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over the batches of all processes, on CPUs, which torch's `SyncBatchNorm` does not run on."""
+    """Batch norm over the batches of all processes on CPUs; PyTorch's `SyncBatchNorm` runs on GPUs only."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
@@ -54,7 +54,7 @@ class _SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def synchronise_batch_norms(module: M, device: torch.device) -> M:
-    """Have the batch norms of `module` take the statistics of all processes' batches; parameters stay the same ones."""
+    """Let the batch norms of `module` use the statistics of all processes' batches; the parameters stay the same."""
     if world_size() == 1:
         return module
     if device.type == "cuda":

@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, and HDF5 stores that are filled over hours."""
+"""Files that appear only when they are complete, and HDF5 stores that are filled over hours."""

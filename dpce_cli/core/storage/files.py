@@ -1,4 +1,4 @@
-"""Artefacts appear whole or not at all."""
+"""Write files and folders so that they appear only when they are complete."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dpce_cli.core.errors import WorkspaceError
 _HOST = f".{platform.node()}."
 _SUFFIX = ".dpce.tmp"
 _LONG = 3600
-"""Seconds after which a temporary file of another machine or container is taken for abandoned."""
+"""Seconds after which a temporary file of another machine or container counts as abandoned."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, delete it otherwise.
+    """Yield a temporary path beside `path`; rename it to `path` at the end of the block, or delete it after an error.
 
-    The first call for a folder deletes what processes that were killed in such a block have left there.
+    The first call per folder deletes the temporary files of processes that were killed.
 
     Raises:
         WorkspaceError: the folder cannot be written, or the disk is full.
@@ -51,9 +51,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `folder`; put it in the place of `folder` when the block ends well.
+    """Yield an empty temporary folder beside `folder`; it replaces `folder` at the end of the block.
 
-    What was in `folder` goes. The temporary folder is deleted when the block does not end well.
+    The old content of `folder` is deleted. After an error, the temporary folder is deleted instead.
 
     Raises:
         WorkspaceError: the folder cannot be written, or the disk is full.
@@ -91,7 +91,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 @cache
 def _remove_leftovers(folder: Path) -> None:
-    """Delete what processes that are gone left in `folder`; once per process, because folders may be large."""
+    """Delete the temporary files of ended processes in `folder`; once per process, because folders may be large."""
     with os.scandir(folder) as entries:
         leftovers = [entry for entry in entries if entry.name.startswith(".") and entry.name.endswith(_SUFFIX)]
     for entry in leftovers:
@@ -102,14 +102,14 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    """Whether another process has this id; this one's, which containers give out again and again, does not count."""
+    """Whether another process has this id. This process's own id does not count: containers use the same ids again."""
     if process == os.getpid():
         return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # of another user
+    except PermissionError:  # it belongs to another user
         pass
     return True
 
@@ -132,6 +132,6 @@ def remember(path: Path, stamp: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, whole or not at all."""
+    """Write `value` as indented UTF-8 JSON, by way of `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Opening HDF5 files: nothing that a file names outside of itself is followed, and no locks are needed."""
+"""Read and write HDF5 files: without locks, and without following references to other files."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _ADVICE = {
     errno.EIO: _DISK,
     errno.ESTALE: _DISK,
 }
-"""What to do where the file may be good but the machine cannot read it now."""
+"""Advice for errors of the machine; the file itself may be good."""
 
 
 @contextmanager
 def reading_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open a file whose datasets are all plain: contiguous, compact or chunked, in the file itself.
+    """Open a file whose datasets are all stored in the file itself.
 
-    HDF5 can also keep a dataset in other files, as links, virtual datasets or external storage; a file from a stranger
-    could so have any file of this machine read.
+    HDF5 can also store a dataset in other files, by links, virtual datasets or external storage. A file from a stranger
+    could read any file of this machine in this way.
 
     Raises:
-        ValueError: a dataset or link of the file leads elsewhere.
-        OSError: it is missing or cannot be read as HDF5.
-        WorkspaceError: the machine cannot read it now, for example because too many files are open.
+        ValueError: a dataset or link of the file refers to another file.
+        OSError: the file is missing or cannot be read as HDF5.
+        WorkspaceError: the machine cannot read the file now, for example because too many files are open.
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
@@ -65,17 +65,17 @@ def _check_plain(group: h5py.Group, seen: set[int]) -> None:
             if layout.get_layout() == h5py.h5d.VIRTUAL or (
                 layout.get_layout() == h5py.h5d.CONTIGUOUS and layout.get_external_count()
             ):
-                raise ValueError(f"'{name}' keeps its numbers in other files")
+                raise ValueError(f"'{name}' is stored in another file")
 
 
 @contextmanager
 def writing_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Make a small file in memory, and write it whole at the end of the block.
+    """Build a small file in memory, and write it to the disk at the end of the block.
 
-    HDF5 crashes the interpreter where it cannot close a file because the disk is full.
+    If the disk is full, HDF5 cannot close a file and crashes the interpreter.
 
     Raises:
-        WorkspaceError: the file cannot be written; what was at `path` stays.
+        WorkspaceError: the file cannot be written; an older file at `path` stays.
     """
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
         yield file

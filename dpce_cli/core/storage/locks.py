@@ -1,4 +1,4 @@
-"""One writer at a time: the only place that locks files."""
+"""Lock files, so that only one process at a time writes; no other module locks files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpce_cli.core.errors import WorkspaceError
 
 
 def is_held(path: Path) -> bool:
-    """Whether another process holds the lock file `path`; also true where that cannot be told."""
+    """Whether another process holds the lock file `path`; also true if this cannot be found out."""
     try:
         file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -29,13 +29,13 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def exclusive(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `path`, which stays behind empty, for the block.
+    """Hold the lock file `path` during the block; the empty file stays.
 
-    The lock is POSIX's, which belongs to this process alone: worker processes do not inherit it, so that none of them
-    holds it on when this process is killed. A file system without locks, as some network disks are, has no lock.
+    This is a POSIX lock. Worker processes do not inherit it, so it is free as soon as this process is killed. On a file
+    system without locks, such as some network disks, nothing is locked.
 
     Args:
-        busy: what to say where another process holds the lock.
+        busy: the error message if another process holds the lock.
 
     Raises:
         WorkspaceError: another process holds the lock, or the folder cannot be written.

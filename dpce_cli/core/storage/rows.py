@@ -1,13 +1,12 @@
-"""HDF5 files that are filled row by row over hours by one or more processes, and resumed when one was killed.
+"""Stores: HDF5 files that one or more processes fill row by row over hours, and continue after they were killed.
 
-A store grows in `<name>.partial` and gets its own name when it is whole. HDF5 lays the file out, complete but for the
-rows. Each process then writes the rows of its share in place with plain system calls, and after them its count of
-finished rows. So a process that is killed at any moment leaves a partial file that is resumed at a row boundary, and a
-full disk is a plain error (HDF5 cannot close a file that it fails to write). Power loss is covered only once the store
-is whole.
+A store is written to `<name>.partial`, which is renamed when it is complete. HDF5 creates the file with everything but
+the rows. Each process then writes the rows of its share with plain system calls, and after them its number of finished
+rows. A process can be killed at any moment: the partial file continues after the last finished row. A full disk is an
+ordinary error; HDF5 would crash when it closes the file. Only a complete store survives a power failure.
 
-A whole store has a SHA-256 of each array and of all else that it holds. `read_store` checks them, which costs the time
-to read the file once.
+A complete store has a SHA-256 of each array and of everything else in it. `read_store` checks them, which takes as long
+as reading the file once.
 """
 
 from __future__ import annotations
@@ -39,18 +38,18 @@ if TYPE_CHECKING:
 
 COUNTS, DIGESTS = "rows_done", "digests"
 SPARE_BYTES = 64 * 2**20
-"""Room that must remain for ids, captions and the other files of a run."""
+"""Bytes that must stay free for ids, captions and the other files of a run."""
 
 _COUNTS_OF_A_PROCESS = 512
-"""Counts that are kept for each process, most of them unused: 4 KiB, so that processes on several machines write to
-pages of their own on a network disk."""
+"""Numbers of finished rows per process, most of them unused. With 4 KiB per process, processes on several machines
+write to different pages of a network disk."""
 _BLOCK = 2**24
 
 Array = NDArray[Any]
 
 
 class StoreWriter:
-    """Appends rows to this process's share of the arrays of a partial store; made by `open_or_resume`."""
+    """Appends rows to this process's share of the arrays of a partial store; see `open_or_resume`."""
 
     def __init__(self, partial: Path, file: FileIO, path: Path) -> None:
         self._partial, self._file, self._path = partial, file, path
@@ -64,17 +63,17 @@ class StoreWriter:
             self._digests_offset = layout[DIGESTS].id.get_offset()
 
     def done(self, name: str) -> int:
-        """How many rows of this process's share of the array are finished."""
+        """The number of finished rows in this process's share of the array."""
         return int(self._counts[list(self._arrays).index(name)])
 
     def append(self, **arrays: Array | Tensor) -> None:
-        """Write the next rows of this process's share of some arrays; when this returns, they outlive the process.
+        """Write the next rows of this process's share of some arrays.
 
-        A process that is killed meanwhile has written the rows of all these arrays, or of none.
+        If the process is killed during this call, the rows of all these arrays count as written, or of none.
 
         Raises:
             ValueError: the rows do not fit the array.
-            WorkspaceError: the disk is full or the file cannot be written; what was appended before stays.
+            WorkspaceError: the disk is full or the file cannot be written; earlier rows stay.
         """
         counts = self._counts.copy()
         for name, rows in arrays.items():
@@ -96,16 +95,16 @@ class StoreWriter:
                 data, offset = data[written:], offset + written
 
     def finish(self) -> None:
-        """Give the whole store its name, when all processes have called this.
+        """Rename the complete store, after all processes have called this.
 
         Raises:
-            ValueError: this process's share of an array is not full.
+            ValueError: rows of this process's share are missing.
             WorkspaceError: the file cannot be written.
         """
         for name, (_, shape, _) in self._arrays.items():
             own = share(shape[0])
             if self.done(name) != own.stop - own.start:
-                raise ValueError(f"{self._path}: {name} holds {self.done(name)} of {own.stop - own.start} rows")
+                raise ValueError(f"{self._path}: {name} has {self.done(name)} of {own.stop - own.start} rows")
         with _reporting(self._path):
             os.fsync(self._file.fileno())
         wait_for_all()
@@ -142,16 +141,16 @@ def open_or_resume(
     constants: Mapping[str, Sequence[str] | Array],
     meta: Mapping[str, Any],
 ) -> Iterator[StoreWriter]:
-    """Continue the partial store of `path` if as many processes began it with equal arguments, else begin it anew.
+    """Continue the partial store of `path`, or begin a new one.
 
-    Each process fills its `share` of the rows. Leaving the block without `finish()` keeps the partial file for the next
-    time.
+    A partial store is continued if the arguments and the number of processes are the same. Each process fills its
+    `share` of the rows. If the block ends without `finish()`, the partial file stays for the next time.
 
     Args:
-        path: of the whole store.
-        arrays: shape and dtype of what is to be filled along the first axis, by name.
-        constants: what is known beforehand; texts are Unicode without NUL characters.
-        meta: any JSON that says what the rows are and come from.
+        path: file of the complete store.
+        arrays: shape and dtype of the arrays that are filled along the first axis, by name.
+        constants: arrays and texts that are known beforehand; texts are Unicode without NUL characters.
+        meta: any JSON; it says what the rows are and how they were made.
 
     Raises:
         WorkspaceError: another process writes the store, the folder cannot be written, or the disk is full.
@@ -192,7 +191,7 @@ def _lay_out(
         free = shutil.disk_usage(partial.parent).free
         if free < needed + SPARE_BYTES:
             raise WorkspaceError(
-                f"{partial}: needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free space or "
+                f"{partial}: needs {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free; free space or "
                 "choose another --workspace, then run again"
             )
         with h5py.File(temporary, "w", locking=False) as file:
@@ -219,7 +218,7 @@ def signature_of(
     constants: Mapping[str, Sequence[str] | Array],
     meta: Mapping[str, Any],
 ) -> str:
-    """What tells apart stores that are begun with other arguments."""
+    """A SHA-256 of the arguments of `open_or_resume`."""
     layout = {name: [list(shape), dtype] for name, (shape, dtype) in arrays.items()}
     digests = {
         name: hashlib.sha256(
@@ -249,24 +248,24 @@ def _reporting(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A whole store."""
+    """A complete store."""
 
     arrays: dict[str, Array]
-    """Read from the file when they are used; changes stay in memory."""
+    """Mapped from the file; changes stay in memory."""
     texts: dict[str, tuple[str, ...]]
     meta: dict[str, Any]
 
 
 def partial_path(path: Path) -> Path:
-    """Where the store grows until it is whole."""
+    """The file to which the store is written until it is complete."""
     return path.with_name(f"{path.name}.partial")
 
 
 def read_meta(path: Path, *, whole: bool = True) -> dict[str, Any] | None:
-    """The `meta` of a store, which has to be `whole` or not; None if there is none, or a damaged one.
+    """The `meta` of a store; None if the store is missing or damaged, or incomplete and `whole` is true.
 
     Raises:
-        WorkspaceError: the machine cannot read it now.
+        WorkspaceError: the machine cannot read the file now.
     """
     try:
         with reading_hdf5(path) as file:
@@ -277,7 +276,7 @@ def read_meta(path: Path, *, whole: bool = True) -> dict[str, Any] | None:
 
 def _mapped(path: Path, rows: h5py.Dataset) -> Array:
     offset = rows.id.get_offset()
-    if offset is None:  # nothing is in it
+    if offset is None:  # the array is empty
         return np.asarray(rows[:])
     if offset + rows.nbytes > path.stat().st_size:
         raise ValueError("the file is cut short")
@@ -285,15 +284,15 @@ def _mapped(path: Path, rows: h5py.Dataset) -> Array:
 
 
 def read_store(path: Path, *, remedy: str) -> Store:
-    """Read a whole store, and check that it is as it was written; `remedy` is the command that makes it.
+    """Read a complete store and check its SHA-256; `remedy` is the command that makes the store.
 
     Raises:
-        WorkspaceError: the store is missing, damaged, cut short or not whole, or the machine cannot read it now.
+        WorkspaceError: the store is missing, damaged or incomplete, or the machine cannot read it now.
     """
     try:
         with reading_hdf5(path) as file:
             if missing := _unfinished(file):
-                raise WorkspaceError(f"{path}: not whole ({missing}); run `{remedy}` again")
+                raise WorkspaceError(f"{path}: incomplete ({missing}); run `{remedy}` again")
             names = json.loads(file.attrs["arrays"])
             layout = {name: (file[name].shape, file[name].dtype.name) for name in names}
             constants = [name for name in file if name not in {*names, COUNTS, DIGESTS}]
@@ -303,11 +302,11 @@ def read_store(path: Path, *, remedy: str) -> Store:
             numbers = {name: file[name][:] for name in constants if name not in texts}
             meta = dict(json.loads(file.attrs["meta"]))
             if signature_of(layout, {**texts, **numbers}, meta) != file.attrs["signature"]:
-                raise ValueError("its description is not the one that was written")
+                raise ValueError("its description has changed")
             arrays = {name: _mapped(path, file[name]) for name in names}
             for name, digest in zip(names, file[DIGESTS][:], strict=True):
                 if hashlib.sha256(np.ascontiguousarray(arrays[name]).data).digest() != digest.tobytes():
-                    raise ValueError(f"the rows of {name} are not those that were written")
+                    raise ValueError(f"the rows of {name} have changed")
             return Store(arrays={**arrays, **numbers}, texts=texts, meta=meta)
     except FileNotFoundError as error:
         raise WorkspaceError(f"{path}: not found; run `{remedy}`") from error

@@ -146,7 +146,7 @@ def test_a_killed_worker_is_told_where_its_photos_are_waited_for(
     threading.Timer(0.5, worker.kill).start()
     if view is large_view:
         worker.join()
-    with pytest.raises(DataError, match=r"a process that reads photos was ended, .* with fewer --workers"):
+    with pytest.raises(DataError, match=r"a process that reads photos was killed, .* with fewer --workers"):
         list(views)
 
 

@@ -24,7 +24,7 @@ from dpce_cli.core.seeding import generator_for
 from tests.core.gloo import in_processes
 
 
-def test_a_process_on_its_own_has_all_and_waits_for_nobody() -> None:
+def test_a_single_process_has_everything_and_waits_for_nobody() -> None:
     rows = torch.rand(5, 2, requires_grad=True)
     assert (rank(), world_size(), shares(5), lengths(5)) == (0, 1, [slice(0, 5)], (5,))
     assert gather_rows(rows, (5,)) is rows
@@ -33,7 +33,7 @@ def test_a_process_on_its_own_has_all_and_waits_for_nobody() -> None:
     assert any_process(True, False) == [True, False]
 
 
-def _speak() -> None:
+def _exchange() -> None:
     assert world_size() == 3
     assert [part.stop - part.start for part in shares(11)] == list(lengths(11)) == [3, 4, 4]
     assert gather_objects(rank()) == [0, 1, 2]
@@ -46,7 +46,7 @@ def _speak() -> None:
 
 
 def _differentiate() -> None:
-    """Of rows in unequal numbers."""
+    """The processes have different numbers of rows."""
     counts = (1, 0, 4)
     whole = torch.rand(5, 2, generator=generator_for("rows"), dtype=torch.float64)
     own = whole[sum(counts[: rank()]) :][: counts[rank()]].clone().requires_grad_()
@@ -81,7 +81,7 @@ def _normalise() -> None:
 
 @pytest.fixture
 def group(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Makes this process the fourth of a machine; tells what becomes of the process group."""
+    """Makes this process the fourth of a job; lists what happens to the process group."""
     told = list[str]()
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "3")
@@ -113,12 +113,12 @@ def test_a_process_that_fails_alone_does_not_wait_for_the_others(group: list[str
         assert group == ["gloo"]
 
 
-def test_that_another_process_is_gone_is_no_bug(group: list[str]) -> None:
-    with pytest.raises(ProcessGone, match=r"another process is gone or never came \(more\); run the same"):
+def test_the_end_of_another_process_is_an_error_of_the_user(group: list[str]) -> None:
+    with pytest.raises(ProcessGone, match=r"another process has ended or never started \(more\); run the same"):
         fail(RuntimeError("[gloo/pair.cc] closed\nmore"))
 
 
-def test_each_process_takes_memory_of_its_own_gpu_alone(group: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_uses_memory_of_its_own_gpu_only(group: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     used, current = list[str](), list[torch.device]()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
@@ -129,15 +129,17 @@ def test_each_process_takes_memory_of_its_own_gpu_alone(group: list[str], monkey
     assert used == ["cuda:3"] * 2
     assert current == [torch.device("cuda:3")] * 2
     assert set(group) == {"cpu:gloo,cuda:nccl", "destroyed"}
-    with pytest.raises(ConfigError, match=r"--device cuda:1: each of several processes has a GPU of its own"):
+    with pytest.raises(ConfigError, match=r"--device cuda:1: each of several processes has its own GPU"):
         fail(AssertionError(), "cuda:1")
 
 
 def test_a_gpu_whose_memory_is_full_is_named_with_advice() -> None:
-    with pytest.raises(TrainingError, match=r"does not suffice \(CUDA out of memory\. Tried 2 GiB\); .*batch_size"):
+    with pytest.raises(
+        TrainingError, match=r"has too little memory \(CUDA out of memory\. Tried 2 GiB\); .*batch_size"
+    ):
         fail(torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore"))
 
 
 @pytest.mark.slow
-def test_what_three_processes_hold_is_put_together_with_its_gradients() -> None:
-    in_processes(3, _speak)
+def test_three_processes_gather_their_rows_with_gradients() -> None:
+    in_processes(3, _exchange)

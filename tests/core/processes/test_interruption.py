@@ -42,7 +42,7 @@ def test_an_interrupt_in_a_block_that_fails_is_not_lost() -> None:
         fail()
 
 
-def test_an_interrupt_that_was_held_back_reaches_who_listens() -> None:
+def test_a_delayed_interrupt_reaches_the_listener() -> None:
     stop = StopRequest()
     with stop.listening():
         with interrupts_held_back():

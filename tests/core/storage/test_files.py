@@ -14,7 +14,7 @@ from dpce_cli.core.errors import WorkspaceError
 from dpce_cli.core.storage.files import replacing, replacing_folder, write_json
 
 
-def test_a_file_is_replaced_when_the_block_ends_well(tmp_path: Path) -> None:
+def test_a_file_is_replaced_at_the_end_of_the_block(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "file"
     for text in ("old", "new"):
         with replacing(path) as temporary:
@@ -55,7 +55,7 @@ def test_a_folder_that_cannot_be_made_is_a_workspace_error(tmp_path: Path) -> No
         write_json(tmp_path / "file" / "below.json", {})
 
 
-def test_what_a_killed_process_left_is_deleted_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_processes_are_deleted_and_those_of_running_ones_stay(tmp_path: Path) -> None:
     script = "import os, sys; from dpce_cli.core.storage.files import replacing\n"
     script += "with replacing(__import__('pathlib').Path(sys.argv[1])) as path: path.touch(); os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", script, tmp_path / "last.pt"], check=False)

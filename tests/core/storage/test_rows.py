@@ -4,13 +4,14 @@ import errno
 import fcntl
 import os
 import random
+import re
 import resource
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 
 from dpce_cli.core.errors import WorkspaceError
 from dpce_cli.core.storage.rows import open_or_resume, partial_path, read_meta, read_store
+from tests.core.gloo import FORKS
 
 LAYOUT: dict[str, Any] = {
     "arrays": {"plain": ((6, 3), "float16"), "valid": ((6,), "uint8")},
@@ -36,7 +38,7 @@ def fill(path: Path) -> None:
         store.finish()
 
 
-def test_a_whole_store_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_complete_store_is_read_as_it_was_written(tmp_path: Path) -> None:
     fill(tmp_path / "cache" / "test.h5")
     store = read_store(tmp_path / "cache" / "test.h5", remedy="dpce x")
     assert sorted(os.listdir(tmp_path / "cache")) == [".test.h5.lock", "test.h5"]
@@ -48,7 +50,7 @@ def test_a_whole_store_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert store.meta == {"checkpoint": "abc", "size": [224, 224]}
 
 
-def test_a_store_that_was_left_is_continued_where_it_stopped(tmp_path: Path) -> None:
+def test_an_unfinished_store_is_continued_where_it_stopped(tmp_path: Path) -> None:
     fill(tmp_path / "whole.h5")
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
         store.append(plain=ROWS[:2])
@@ -60,7 +62,7 @@ def test_a_store_that_was_left_is_continued_where_it_stopped(tmp_path: Path) -> 
     assert (tmp_path / "test.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
-def test_a_store_that_is_full_but_has_not_got_its_name_is_only_renamed(tmp_path: Path) -> None:
+def test_a_full_store_that_was_not_renamed_is_only_renamed(tmp_path: Path) -> None:
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
         store.append(plain=ROWS)
         store.append(valid=np.ones(6))
@@ -77,7 +79,7 @@ def test_a_store_that_is_full_but_has_not_got_its_name_is_only_renamed(tmp_path:
         {"constants": {**LAYOUT["constants"], "owners": np.array([0, 1, 1])}},
     ],
 )
-def test_a_store_of_something_else_is_begun_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_store_with_other_arguments_is_begun_again(tmp_path: Path, change: dict[str, Any]) -> None:
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
         store.append(plain=ROWS[:2])
     with open_or_resume(tmp_path / "test.h5", **LAYOUT | change) as store:
@@ -88,7 +90,7 @@ def test_a_store_of_something_else_is_begun_anew(tmp_path: Path, change: dict[st
 
 
 @pytest.mark.parametrize("kept", [0, 100, 3000])
-def test_a_damaged_partial_store_is_begun_anew(tmp_path: Path, kept: int) -> None:
+def test_a_damaged_partial_store_is_begun_again(tmp_path: Path, kept: int) -> None:
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
         store.append(plain=ROWS[:2])
     os.truncate(tmp_path / "test.h5.partial", kept)
@@ -114,41 +116,39 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: np.ndarray[Any, 
         store.append(plain=rows)
 
 
-def test_a_store_that_is_not_full_gets_no_name(tmp_path: Path) -> None:
+def test_a_store_with_missing_rows_is_not_renamed(tmp_path: Path) -> None:
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
         store.append(plain=ROWS)
-        with pytest.raises(ValueError, match="valid holds 0 of 6 rows"):
+        with pytest.raises(ValueError, match="valid has 0 of 6 rows"):
             store.finish()
     assert not (tmp_path / "test.h5").exists()
 
 
-def test_an_error_inside_the_block_is_not_taken_for_a_failure_to_write(tmp_path: Path) -> None:
+def test_an_error_inside_the_block_is_not_reported_as_a_failure_to_write(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), open_or_resume(tmp_path / "test.h5", **LAYOUT):
         (tmp_path / "missing.jpg").read_bytes()
 
 
-WRITE = """
-import sys
-from pathlib import Path
-from dpce_cli.core.errors import WorkspaceError
-from dpce_cli.core.storage.rows import open_or_resume
-
-try:
-    with open_or_resume(Path(sys.argv[1]), arrays={"a": ((3, 2), "float32")}, constants={}, meta={}):
-        print("open", flush=True)
-        sys.stdin.read()
-except WorkspaceError as error:
-    print(error)
-"""
+def _hold(path: Path, connection: Connection) -> None:
+    """Have a store open until the connection is closed."""
+    with open_or_resume(path, **LAYOUT):
+        connection.send("open")
+        with suppress(EOFError):
+            connection.recv()
 
 
-def test_two_writers_of_one_store_are_kept_apart(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WRITE, str(tmp_path / "test.h5")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "open\n"
-        second = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
-        assert second.stdout.startswith(f"{tmp_path}: another process is writing test.h5; wait for it, or stop it")
+def test_a_second_writer_of_a_store_is_refused(tmp_path: Path) -> None:
+    connection, other = FORKS.Pipe()
+    first = FORKS.Process(target=_hold, args=(tmp_path / "test.h5", other))
+    first.start()
+    other.close()
+    assert connection.recv() == "open"
+    expected = f"{tmp_path}: another process is writing test.h5; wait for it, or stop it"
+    with pytest.raises(WorkspaceError, match=re.escape(expected)):
+        fill(tmp_path / "test.h5")
+    connection.close()
+    first.join()
+    fill(tmp_path / "test.h5")
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
@@ -184,34 +184,31 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_a_store_that_the_disk_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> None:
     huge = {"a": ((10**9, 10**6), "float32")}
     with (
-        pytest.raises(WorkspaceError, match=r"needs 4000000\.00 GB .*free space"),
+        pytest.raises(WorkspaceError, match=r"needs 4000000\.00 GB, but .*free space"),
         open_or_resume(tmp_path / "test.h5", arrays=huge, constants={}, meta={}),
     ):
         pass
     assert os.listdir(tmp_path) == [".test.h5.lock"]
 
 
-def test_a_write_that_fails_halfway_leaves_a_store_that_can_be_continued(tmp_path: Path) -> None:
-    """The limit on the file size stands for a full disk: the kernel refuses the write the same way."""
-    script = """
-import resource, sys
-from pathlib import Path
-import numpy as np
-from dpce_cli.core.errors import WorkspaceError
-from dpce_cli.core.storage.rows import open_or_resume
+def _fill_up(path: Path, sender: Connection) -> None:
+    """Send the error of a write that exceeds a limit on the file size: the kernel reports a full disk the same way."""
+    with open_or_resume(path, arrays={"a": ((50_000, 8), "float32")}, constants={}, meta={}) as store:
+        store.append(a=np.full((10, 8), 7.0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))
+        try:
+            store.append(a=np.full((40_000, 8), 8.0))
+        except WorkspaceError as error:
+            sender.send(str(error))
 
-arrays = {"a": ((50_000, 8), "float32")}
-with open_or_resume(Path(sys.argv[1]), arrays=arrays, constants={}, meta={}) as store:
-    store.append(a=np.full((10, 8), 7.0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))
-    try:
-        store.append(a=np.full((40_000, 8), 8.0))
-    except WorkspaceError as error:
-        print(error)
-"""
+
+def test_a_write_that_fails_halfway_leaves_a_store_that_can_be_continued(tmp_path: Path) -> None:
     path = tmp_path / "test.h5"
-    run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
-    assert run.stdout.startswith(f"{path}: cannot be written (File too large); free space")
+    receiver, sender = FORKS.Pipe(duplex=False)
+    writer = FORKS.Process(target=_fill_up, args=(path, sender))
+    writer.start()
+    assert receiver.recv().startswith(f"{path}: cannot be written (File too large); free space")
+    writer.join()
     with open_or_resume(path, arrays={"a": ((50_000, 8), "float32")}, constants={}, meta={}) as store:
         assert store.done("a") == 10
         store.append(a=np.full((49_990, 8), 9.0))
@@ -221,39 +218,44 @@ with open_or_resume(Path(sys.argv[1]), arrays=arrays, constants={}, meta={}) as 
     assert (rows[10:] == 9).all()
 
 
-FILL_SLOWLY = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from dpce_cli.core.storage.rows import open_or_resume
+def _fill_slowly(path: Path, sender: Connection) -> None:
+    """Send how many rows are finished already, and write the others."""
+    arrays = {"plain": ((900, 4_000), "float16"), "mirrored": ((900, 4_000), "float32")}
+    with open_or_resume(path, arrays=arrays, constants={"names": ["x"] * 900}, meta={}) as store:
+        sender.send(store.done("plain"))
+        for name in arrays:
+            while (start := store.done(name)) < 900:
+                rows = np.arange(start, min(start + 7, 900))
+                store.append(**{name: np.sin(rows[:, None] + np.arange(4_000))})
+                time.sleep(0.002)
+        store.finish()
 
-arrays = {"plain": ((900, 4_000), "float16"), "mirrored": ((900, 4_000), "float32")}
-with open_or_resume(Path(sys.argv[1]), arrays=arrays, constants={"names": ["x"] * 900}, meta={}) as store:
-    print(store.done("plain"), flush=True)
-    for name in arrays:
-        while (start := store.done(name)) < 900:
-            rows = np.arange(start, min(start + 7, 900))
-            store.append(**{name: np.sin(rows[:, None] + np.arange(4_000))})
-            time.sleep(0.002)
-    store.finish()
-"""
+
+@contextmanager
+def _filling(path: Path) -> Iterator[tuple[BaseProcess, int]]:
+    """A process that fills a store, and the number of rows that it found."""
+    receiver, sender = FORKS.Pipe(duplex=False)
+    writer = FORKS.Process(target=_fill_slowly, args=(path, sender))
+    writer.start()
+    yield writer, receiver.recv()
+    writer.join()
 
 
 def test_a_store_whose_writer_is_killed_again_and_again_ends_up_the_same(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FILL_SLOWLY]
-    subprocess.run([*command, tmp_path / "whole.h5"], check=True, stdout=subprocess.DEVNULL)
+    with _filling(tmp_path / "whole.h5"):
+        pass
     chance = random.Random(0)
     done = []
     for _ in range(5):
-        with subprocess.Popen([*command, tmp_path / "test.h5"], stdout=subprocess.PIPE) as writer:
-            assert writer.stdout is not None
-            done.append(int(writer.stdout.readline()))
+        with _filling(tmp_path / "test.h5") as (writer, found):
+            done.append(found)
             time.sleep(chance.uniform(0.01, 0.15))
-            writer.send_signal(signal.SIGKILL)
+            writer.kill()
     assert done == sorted(done)
     assert done[-1] > 0
     assert not (tmp_path / "test.h5").exists()
-    subprocess.run([*command, tmp_path / "test.h5"], check=True, stdout=subprocess.DEVNULL)
+    with _filling(tmp_path / "test.h5"):
+        pass
     assert (tmp_path / "test.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
@@ -295,7 +297,7 @@ def test_a_good_store_is_not_called_damaged_where_too_many_files_are_open(tmp_pa
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
-def test_a_partial_store_that_cannot_be_read_now_is_not_begun_anew(
+def test_a_partial_store_that_cannot_be_read_now_is_not_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     path = tmp_path / "test.h5"
@@ -322,11 +324,11 @@ def test_an_hdf5_file_of_another_program_is_damaged(tmp_path: Path) -> None:
         read_store(tmp_path / "test.h5", remedy="dpce x")
 
 
-def test_a_store_with_missing_rows_is_not_whole(tmp_path: Path) -> None:
+def test_a_store_with_missing_rows_is_incomplete(tmp_path: Path) -> None:
     with open_or_resume(tmp_path / "test.h5", **LAYOUT) as store:
         store.append(plain=ROWS[:4])
     (tmp_path / "test.h5.partial").rename(tmp_path / "test.h5")
-    with pytest.raises(WorkspaceError, match=r"not whole \(plain 4/6, valid 0/6\); run `dpce x` again"):
+    with pytest.raises(WorkspaceError, match=r"incomplete \(plain 4/6, valid 0/6\); run `dpce x` again"):
         read_store(tmp_path / "test.h5", remedy="dpce x")
 
 
@@ -354,7 +356,7 @@ def test_every_flipped_bit_of_a_store_is_found_or_changes_nothing(tmp_path: Path
     assert found >= 36
 
 
-def test_numbers_that_a_store_keeps_elsewhere_are_not_read(tmp_path: Path) -> None:
+def test_arrays_that_are_stored_in_another_file_are_not_read(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret" * 100)
     layouts: dict[str, Callable[[h5py.File], object]] = {
@@ -370,7 +372,7 @@ def test_numbers_that_a_store_keeps_elsewhere_are_not_read(tmp_path: Path) -> No
         with h5py.File(path, "r+") as file:
             del file["plain"]
             add(file)
-        with pytest.raises(WorkspaceError, match=r"damaged \('plain' (is a link to|keeps its numbers)"):
+        with pytest.raises(WorkspaceError, match=r"damaged \('plain' (is a link to|is stored in another file)"):
             read_store(path, remedy="")
 
 

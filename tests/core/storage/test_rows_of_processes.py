@@ -16,7 +16,7 @@ WORDS = [f"word {number}" for number in range(11)]
 
 
 def _fill(path: Path, until: int, finish: bool) -> None:
-    """Write rows of the own share up to `until` of them."""
+    """Write at most `until` rows of this process's share."""
     arrays = {"rows": (ROWS.shape, "float32"), "squares": (ROWS.shape, "float32")}
     with open_or_resume(path, arrays=arrays, constants={"words": WORDS}, meta={"of": "a test"}) as store:
         for name, values in (("rows", ROWS), ("squares", ROWS**2)):
@@ -36,7 +36,7 @@ def _fill_and_be_interrupted_and_continue(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_three_processes_fill_is_what_one_fills(tmp_path: Path) -> None:
+def test_three_processes_fill_the_same_store_as_one(tmp_path: Path) -> None:
     for name in ("one", "three"):
         (tmp_path / name).mkdir()
     _fill(tmp_path / "three" / "store.h5", 1, False)  # by one process, which three cannot continue
@@ -52,8 +52,8 @@ def test_what_three_processes_fill_is_what_one_fills(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "three").iterdir()) == [".store.h5.lock", "store.h5"]
 
 
-def _fill_in_vain(path: Path) -> None:
-    with pytest.raises(ValueError, match="holds 0 of 3 rows" if not rank() else "holds 0 of 4 rows"):
+def _leave_rows_out(path: Path) -> None:
+    with pytest.raises(ValueError, match="has 0 of 3 rows" if not rank() else "has 0 of 4 rows"):
         _fill_nothing(path)
 
 
@@ -64,8 +64,8 @@ def _fill_nothing(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_share_that_is_not_full_is_no_whole_store(tmp_path: Path) -> None:
-    in_processes(3, _fill_in_vain, tmp_path / "store.h5")
+def test_a_store_is_not_renamed_if_a_process_has_missing_rows(tmp_path: Path) -> None:
+    in_processes(3, _leave_rows_out, tmp_path / "store.h5")
     assert not (tmp_path / "store.h5").exists()
 
 
