@@ -189,8 +189,8 @@ class Config:
             "image.min_crop_scale above 0 and up to 1": 0 < self.image.min_crop_scale <= 1,
             "model.embedding_dim and model.word_dim of at least 1": min(self.model.embedding_dim, self.model.word_dim)
             >= 1,
-            "model.text_blocks with 1 to 4 numbers above 0": 1 <= len(self.model.text_blocks) <= 4
-            and min(self.model.text_blocks) > 0,
+            "model.text_blocks with 1 to 4 numbers from 1 to 100": 1 <= len(self.model.text_blocks) <= 4
+            and 1 <= min(self.model.text_blocks) <= max(self.model.text_blocks) <= 100,
             "model.classifier_sample_rate above 0 and up to 1": 0 < self.model.classifier_sample_rate <= 1,
             "model.dropout, model.feature_dropout and model.word_dropout below 1": max(
                 self.model.dropout, self.model.feature_dropout, self.model.word_dropout

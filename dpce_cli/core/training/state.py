@@ -18,6 +18,7 @@ from dpce_cli.core.errors import CheckpointError
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.processes.collectives import gather_objects, gather_to_first, rank, share, world_size
 from dpce_cli.core.training.batches import TrainingSet
+from dpce_cli.core.training.optimizer_state import load_optimizer_state
 from dpce_cli.core.training.options import StageJob
 from dpce_cli.core.training.stage_files import StageFiles
 from dpce_cli.core.training.updates import Updater
@@ -131,8 +132,11 @@ def resume(job: StageJob, state: TrainingState, files: StageFiles) -> Checkpoint
     for tensors, key in _class_tensors(state, checkpoint.model, checkpoint.optimizer):
         tensors[key] = tensors[key][share(checkpoint.instances)]
     state.model.load_state_dict(checkpoint.model)
-    state.updater.optimizer.load_state_dict(checkpoint.optimizer)
-    state.updater.load_state(checkpoint.scaler)
+    try:
+        load_optimizer_state(state.updater.optimizer, checkpoint.optimizer)
+        state.updater.load_state(checkpoint.scaler)
+    except ValueError as error:
+        raise CheckpointError(f"{last}: cannot be continued ({error}); run '{remedy}'") from error
     state.step, state.best = checkpoint.step, checkpoint.best
     job.reporter.note(f"continuing {last} after step {state.step}")
     return checkpoint

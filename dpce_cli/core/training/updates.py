@@ -95,6 +95,16 @@ class Updater:
         return self.scaler.state_dict()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned; a run that changed its precision begins with the usual scale."""
+        """Continue from what `state` returned; a run that changed its precision begins with the usual scale.
+
+        Raises:
+            ValueError: `state` is something else.
+        """
+        if state and not (
+            state.keys() == torch.amp.GradScaler("cpu").state_dict().keys()
+            and all(type(value) in (int, float) and 0 <= value < math.inf for value in state.values())
+            and state["scale"] > 0
+        ):
+            raise ValueError("its loss scale cannot be used")
         if state and self.scaler.is_enabled():
             self.scaler.load_state_dict(state)

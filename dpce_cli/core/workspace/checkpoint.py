@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,13 @@ def load_checkpoint(path: Path, *, remedy: str) -> Checkpoint:
         raise CheckpointError(f"{path}: there is no such checkpoint; run '{remedy}' first") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(content, dict) or "format" not in content:
+            raise ValueError("it names no format")
         format_ = content.pop("format")
         if format_ == FORMAT:
-            content["config"] = Config.from_dict(content["config"], str(path))
-            content["vocabulary"] = Vocabulary.from_json(content["vocabulary"], str(path))
+            _check_names(content)
+            content["config"] = Config.from_dict(content["config"], "config")
+            content["vocabulary"] = Vocabulary.from_json(content["vocabulary"], "vocabulary")
             checkpoint = Checkpoint(**content)
             _check_fields(checkpoint)
             _check_weights(checkpoint)
@@ -117,7 +121,17 @@ def load_checkpoint(path: Path, *, remedy: str) -> Checkpoint:
     except Exception as error:  # torch raises many types for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}); run '{remedy}' again") from error
-    raise CheckpointError(f"{path}: has format {format_}, this dpce reads {FORMAT}; run '{remedy} --fresh'")
+    named = " ".join(str(format_).split())[:50]
+    raise CheckpointError(f"{path}: has format {named}, this dpce reads {FORMAT}; run '{remedy} --fresh'")
+
+
+def _check_names(content: Mapping[Any, Any]) -> None:
+    """Raise `ValueError` where fields are missing or unknown."""
+    known = {one.name for one in fields(Checkpoint)}
+    needed = {one.name for one in fields(Checkpoint) if one.default is MISSING and one.default_factory is MISSING}
+    for what, names in (("is missing", needed - content.keys()), ("is not known", content.keys() - known)):
+        if names:
+            raise ValueError(f"{min(map(str, names))[:50]!r} {what}")
 
 
 def _check_fields(checkpoint: Checkpoint) -> None:
@@ -131,10 +145,22 @@ def _check_fields(checkpoint: Checkpoint) -> None:
     wrong = [name for name, least in at_least.items() if not least <= getattr(checkpoint, name) < 2**48]
     if checkpoint.stage not in (1, 2):
         wrong.append("stage")
-    if not all(type(value) in (int, float) for value in checkpoint.best.values()):
+    elif checkpoint.epochs > checkpoint.config.stage(checkpoint.stage).epochs:
+        wrong.append("epochs")
+    elif checkpoint.step > checkpoint.steps_per_epoch * checkpoint.config.stage(checkpoint.stage).epochs:
+        wrong.append("step")
+    if checkpoint.best and not (
+        checkpoint.best.keys() == {"rsum", "epoch"} and all(map(_is_finite_number, checkpoint.best.values()))
+    ):
         wrong.append("best")
-    if not all(isinstance(value, Tensor) and value.numel() == 1 for value in checkpoint.unlogged.values()):
+    if not all(isinstance(name, str) and _is_finite_scalar(value) for name, value in checkpoint.unlogged.items()):
         wrong.append("unlogged")
+    if checkpoint.optimizer and not (
+        checkpoint.optimizer.keys() == {"state", "param_groups"}
+        and isinstance(checkpoint.optimizer["state"], dict)
+        and all(isinstance(values, dict) for values in checkpoint.optimizer["state"].values())
+    ):
+        wrong.append("optimizer")
     if wrong:
         raise ValueError(f"{wrong[0]} cannot be {getattr(checkpoint, wrong[0])!r}"[:200])
 
@@ -152,8 +178,25 @@ def _check_weights(checkpoint: Checkpoint) -> None:
         raise ValueError(f"{len(differing)} tensors are missing or foreign, the first is {differing[0]}")
     for name, empty in expected.items():
         value = checkpoint.model[name]
-        if not isinstance(value, Tensor) or (value.shape, value.dtype) != (empty.shape, empty.dtype):
+        if not is_like(value, empty):
             raise ValueError(f"{name} is not a tensor of {empty.dtype} {tuple(empty.shape)}")
+
+
+def is_like(value: object, example: Tensor) -> bool:
+    """Whether a value from a file is a plain tensor in memory of the shape and type of `example`."""
+    return (
+        isinstance(value, Tensor)
+        and (value.layout, value.device.type) == (torch.strided, "cpu")
+        and (value.shape, value.dtype) == (example.shape, example.dtype)
+    )
+
+
+def _is_finite_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _is_finite_scalar(value: object) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and math.isfinite(value.item())
 
 
 def _check_intact(path: Path, checkpoint: Checkpoint) -> None:
