@@ -1,4 +1,4 @@
-"""Telling photos apart by what they hold, without reading them whole."""
+"""Recognise replaced photos by their contents, without reading whole files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SAMPLE = 4096
 
 
 def photo_content(path: Path, extent: Extent | None) -> str:
-    """Tells a photo from another one: its size, and a hash of its first and last 4 KiB, which is quick to read.
+    """A photo's size and a hash of its first and last 4 KiB, which are quick to read.
 
-    Modification times would not do, because copying a data set changes them.
+    Modification times are no alternative, because they change when a data set is copied.
     """
     try:
         with open_photo(path, extent) as file:
@@ -34,25 +34,25 @@ def photo_content(path: Path, extent: Extent | None) -> str:
 
 
 def photo_contents(root: Path, images: Iterable[CaptionedImage]) -> list[str]:
-    """The content of each photo as process 0 finds it, on every process."""
+    """The `photo_content` of each photo, as process 0 reads it; the same list on every process."""
     return decided_by_first(lambda: [photo_content(root / image.path, image.extent) for image in images])
 
 
 def is_stored(path: Path, meta: Mapping[str, Any], contents: Sequence[str]) -> bool:
-    """Whether a whole store at `path` was made as `meta` says from these photos (see `_is_current`)."""
+    """Whether there is a complete store at `path` that was made from these photos and with this `meta`."""
     return decided_by_first(lambda: _is_current(read_meta(path), meta, contents))
 
 
 def meta_to_fill(path: Path, meta: Mapping[str, Any], contents: Sequence[str]) -> dict[str, Any]:
-    """The meta of the store to make at `path`: that of one that was begun from these photos, or a new one."""
+    """The `meta` of a store to fill at `path`: that of a store begun with these photos, or a new one."""
     begun = decided_by_first(lambda: read_meta(partial_path(path), whole=False))
     return begun if begun and _is_current(begun, meta, contents) else {**meta, "contents": list(contents)}
 
 
 def replaced_photos(then: Sequence[str], now: Sequence[str]) -> list[int]:
-    """Which of the photos hold something else `now`.
+    """The indices of the photos whose contents have changed.
 
-    A photo that cannot be read, now or then, counts as the same one: a disk that is not mounted makes nothing outdated.
+    A photo that cannot be read, now or then, counts as unchanged: nothing is outdated because a disk is not mounted.
 
     Args:
         then: the content of each photo; `now` likewise, in the same order.
@@ -62,10 +62,10 @@ def replaced_photos(then: Sequence[str], now: Sequence[str]) -> list[int]:
 
 
 def _is_current(stored: Mapping[str, Any] | None, meta: Mapping[str, Any], contents: Sequence[str]) -> bool:
-    """Whether what is `stored` was made as `meta` says from these photos, of which none was replaced since.
+    """Whether a store was made with this `meta` from these photos, and no photo was replaced since.
 
     Args:
-        stored: the meta of a store, with the photos' contents besides.
+        stored: the store's `meta` and its photos' contents.
     """
     return (
         stored is not None

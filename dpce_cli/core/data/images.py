@@ -1,4 +1,4 @@
-"""From image files to the uint8 views that the image encoder is fed."""
+"""Decode image files, and make the uint8 views that the image encoder takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpce_cli.core.data.shards import Extent, open_photo
 from dpce_cli.core.errors import DataError
 
 View = Callable[[Image.Image, int], Tensor]
-"""Makes the uint8 tensor (3, height, width) of an image and its position in the list of images."""
+"""Takes an image and its position in the list of images, and makes a uint8 tensor (3, height, width)."""
 
 with suppress(ImportError):
     import pillow_heif
@@ -27,27 +27,27 @@ FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"),
     *(name for name in ("AVIF", "HEIF") if name in Image.registered_extensions().values()),
 )
-"""Nothing else is opened: some of Pillow's other formats run external programs. HEIF with the library pillow-heif."""
+"""No other formats are opened: for some, Pillow runs external programs. HEIF needs the library pillow-heif."""
 
 MOST_PIXELS = 64_000_000
-"""A photo with more is not decoded. One with as many takes 0.5 GB of memory, or 0.8 GB with 16-bit or float pixels,
-and a view needs a hundredth of its pixels."""
+"""A photo with more pixels is not decoded. One of this size takes 0.5 GB of memory, or 0.8 GB with 16-bit or float
+pixels; a view needs less than a hundredth of them."""
 
 ENOUGH_PIXELS = 1024
-"""A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as each side keeps this many pixels."""
+"""A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, if each side keeps this many pixels."""
 
 
 def load_image(path: Path, extent: Extent | None = None) -> Image.Image:
-    """Decode an image file, its first frame where it has several, to RGB as a person would see it.
+    """Decode an image file, or its first frame, to RGB as a person would see it.
 
-    A path may lead through a tar to one of its members, which is read at `extent`, or looked for.
+    The path of a member of a tar is the tar's path and the member's name; the member is read at `extent`, if given.
 
-    EXIF orientation is applied, transparency is laid on white, and 16-bit, integer and float greys are scaled
-    to 8 bits. JPEGs far larger than `ENOUGH_PIXELS` come out smaller than they are stored.
+    EXIF orientation is applied, transparent pixels are put on white, and grey values of 16 bits, integers or floats are
+    scaled to 8 bits. JPEGs much larger than `ENOUGH_PIXELS` are decoded at a smaller size.
 
     Raises:
-        DataError: the file is missing, damaged, none of `FORMATS`, or has more than `MOST_PIXELS` (of a JPEG, after
-            it is decoded smaller).
+        DataError: the file is missing, damaged, has none of the `FORMATS`, or has more than `MOST_PIXELS` (a JPEG: at
+            the size at which it is decoded).
     """
     try:
         with warnings.catch_warnings():
@@ -60,7 +60,7 @@ def load_image(path: Path, extent: Extent | None = None) -> Image.Image:
                         "save a smaller copy in its place"
                     )
                 image.load()
-                with suppress(Exception):  # damaged EXIF does not spoil the pixels
+                with suppress(Exception):  # the pixels are good even if the EXIF data are damaged
                     ImageOps.exif_transpose(image, in_place=True)
                 return _as_rgb(image)
     except DataError:
@@ -87,7 +87,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_to_8_bit(image: Image.Image) -> Image.Image:
-    values = np.array(image, dtype=np.float32)  # changed in place: a large photo's numbers are held once
+    values = np.array(image, dtype=np.float32)  # changed in place, to save memory
     np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if image.mode.startswith("I;16"):
@@ -101,19 +101,19 @@ def _grey_to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def plain_view(image: Image.Image, *, resize: int, crop: int) -> Tensor:
-    """The central `crop` x `crop` pixels of the image scaled (bicubic) to a short side of `resize`.
+    """The central `crop` x `crop` pixels of the image, scaled (bicubic) to a short side of `resize`.
 
-    Returns a uint8 tensor (3, crop, crop); `crop` must not exceed `resize`. Only what the crop shows is
-    scaled, so that an extremely long image costs no more than a square one.
+    Returns a uint8 tensor (3, crop, crop); `crop` must not exceed `resize`. Only the part in the crop is scaled, so an
+    extremely long image takes no more time than a square one.
     """
     side = min(image.size) * crop / resize
     return _scaled(image, crop, ((image.width - side) / 2, (image.height - side) / 2, side, side))
 
 
 def whole_view(image: Image.Image, *, resize: int) -> Tensor:
-    """The whole image scaled (bicubic) to a short side of `resize`: a uint8 tensor (3, height, width).
+    """The whole image, scaled (bicubic) to a short side of `resize`: a uint8 tensor (3, height, width).
 
-    Of an image more than four times as long as it is wide, only the middle is taken: its cost grows with its length.
+    An image more than four times as long as wide is cut to its middle, because the cost grows with the length.
     """
     short = min(image.size)
     width, height = (min(side, 4 * short) for side in image.size)
@@ -124,12 +124,12 @@ def whole_view(image: Image.Image, *, resize: int) -> Tensor:
 
 
 def training_view(image: Image.Image, *, crop: int, min_scale: float, flip: bool, generator: torch.Generator) -> Tensor:
-    """A random part of the image, mirrored half of the time if `flip`, as a uint8 tensor (3, crop, crop).
+    """A random part of the image as a uint8 tensor (3, crop, crop); with `flip`, half of the parts are mirrored.
 
-    An aspect ratio is drawn log-uniformly from 3/4 to 4/3; the largest box of that shape that fits into the
-    image is shrunk to between `min_scale` and 1 of its sides and placed anywhere (Zheng et al. 2020 and the
-    released code: `min_scale` 0.8, `crop` 224). Scaling the image to a short side of 256 beforehand, as they
-    do, does not change which part is seen and is left out. `generator` always draws five numbers.
+    The aspect ratio of the part is drawn log-uniformly between 3/4 and 4/3. The largest box of this ratio in the image
+    is scaled by a factor between `min_scale` and 1, and put at a random position. Zheng et al. 2020 and the released
+    code have `min_scale` 0.8 and `crop` 224. They first scale the image to a short side of 256; this is left out here,
+    because it does not change the part. `generator` always draws five numbers.
     """
     scale, shape, x, y, coin = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
     aspect = (4 / 3) ** (2 * shape - 1)
@@ -140,7 +140,7 @@ def training_view(image: Image.Image, *, crop: int, min_scale: float, flip: bool
 
 
 def _scaled(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> Tensor:
-    """The box (left, top, width, height) of the image as (3, size, size); never reaches outside it."""
+    """The box (left, top, width, height) of the image as (3, size, size), without anything outside of the image."""
     left, top, width, height = box
     corners = (max(left, 0), max(top, 0), min(left + width, image.width), min(top + height, image.height))
     pixels = np.array(image.resize((size, size), Image.Resampling.BICUBIC, corners))

@@ -1,4 +1,4 @@
-"""Photos as batches of views, read by worker processes."""
+"""Read photos as batches of views, in worker processes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from dpce_cli.core.processes.interruption import STOP_SIGNALS, Interrupted, inte
 from dpce_cli.core.progress import Reporter
 
 _abandoned: list[Any] = []
-"""Iterators that must not end by themselves: of a killed worker, one would wait for the rest of what the worker was
-sending; half begun, one would raise."""
+"""Iterators that must never be deleted: the end of one would wait for the message of a killed worker, or raise an error
+if the iterator was not completely started."""
 
 
 def read_views(
@@ -42,20 +42,20 @@ def read_views(
     order: Iterable[int] | None = None,
     pinned: bool = False,
 ) -> Iterator[tuple[list[int], Tensor, list[str]]]:
-    """Load and view images below `root` in `order`, `batch_size` of them at a time.
+    """Load images in the folder `root` in the given `order`, `batch_size` at a time, and make a view of each.
 
-    Yields the positions in `order` that loaded, their views as one uint8 tensor (positions, 3, h, w), and a
-    message for each image that did not load, for the caller to pass to `Reporter.warn` and to count. A batch
-    of which nothing loaded has no positions and an empty tensor of no particular shape.
+    Yields the positions in `order` of the images that were loaded, their views as one uint8 tensor
+    (positions, 3, h, w), and one message per image that could not be loaded, for `Reporter.warn`. If no image of a
+    batch could be loaded, there are no positions, and the tensor is empty.
 
     Args:
-        order: indices of `images`, of any number; None for all of them once, as they stand.
-        view: gets each image and its position, so that random views can be seeded by position; picklable,
-            because `workers` processes run it (0: this process).
-        pinned: yield views in memory that a GPU copies from by itself, while other things go on.
+        order: indices of `images`, of any number; None stands for all images once.
+        view: takes each image and its position, which can be a random seed. It must be picklable, because `workers`
+            processes call it (0: this process).
+        pinned: yield views in pinned memory, from which a GPU copies while other work continues.
 
     Raises:
-        DataError: one of the processes was ended from outside.
+        DataError: a worker process was killed.
     """
     loader: DataLoader[Any] = DataLoader(
         _Views(root, images, view),
@@ -63,21 +63,21 @@ def read_views(
         sampler=enumerate(range(len(images)) if order is None else order),
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_live_as_long_as_parent,
+        worker_init_fn=_end_with_parent,
         pin_memory=pinned,
-        generator=torch.Generator(),  # without it DataLoader would draw from the global one
+        generator=torch.Generator(),  # DataLoader would draw a number from the global generator
     )
     batches, processes, end = _started(loader)
     while True:
         try:
-            # An interrupt within could leave a queue's lock taken, for the end of the workers to wait for.
-            with interrupts_held_back(), _deaths_told(processes):
+            # An interrupt inside could leave a queue locked forever, and the workers would never end.
+            with interrupts_held_back(), _worker_deaths_reported(processes):
                 batch = next(batches, None)
             if batch is None:
                 end.cancel()
                 return
             yield batch.positions, torch.as_tensor(batch.views), batch.messages
-        except BaseException:  # whoever reads stops early, too
+        except BaseException:  # also if the caller stops early
             _abandoned.append(batches)
             end()
             raise
@@ -86,11 +86,11 @@ def read_views(
 class _Views(Dataset[tuple[int, Tensor | str]]):
     def __init__(self, root: Path, images: Sequence[CaptionedImage], view: View) -> None:
         self.root, self.inside, self.view = root, os.path.realpath(root), view
-        self.places = [(image.path, image.extent) for image in images]  # a worker needs no captions
+        self.files = [(image.path, image.extent) for image in images]  # a worker needs no captions
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[int, Tensor | str]:
-        position, index = place
-        path, extent = self.places[index]
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Tensor | str]:
+        position, index = key
+        path, extent = self.files[index]
         try:
             check_inside(self.root / path, self.inside)
             image = load_image(self.root / path, extent)
@@ -101,14 +101,14 @@ class _Views(Dataset[tuple[int, Tensor | str]]):
 
 @dataclass
 class _Loaded:
-    """A batch; NumPy arrays reach the parent through a pipe, tensors would need shared memory, rare in containers."""
+    """A batch. Its views are a NumPy array, which is sent through a pipe: tensors need much shared memory."""
 
     positions: list[int]
     views: Any
     messages: list[str]
 
     def pin_memory(self) -> _Loaded:
-        """Called by DataLoader, in a thread of its own where there are workers."""
+        """Called by DataLoader."""
         self.views = torch.from_numpy(self.views).pin_memory()
         return self
 
@@ -121,11 +121,11 @@ def _collate(items: list[tuple[int, Tensor | str]]) -> _Loaded:
 
 
 @contextmanager
-def _deaths_told(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iterator[None]:
-    """Raise `DataError` in the block when one of `workers` has died, perhaps before.
+def _worker_deaths_reported(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iterator[None]:
+    """Raise `DataError` in the block if one of `workers` has died, in the block or before.
 
-    The rest of what it was sending would be waited for forever. DataLoader's own means against it raises wherever the
-    program is, while it saves a checkpoint, say; it is undone.
+    Otherwise this process could wait forever for the rest of the worker's message. DataLoader has a signal handler for
+    this, but it raises at any moment, for example while a checkpoint is saved; it is replaced here.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -142,7 +142,7 @@ def _deaths_told(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iter
     try:
         tell()
         yield
-    except RuntimeError:  # DataLoader's, in place of what `tell` raised
+    except RuntimeError:  # DataLoader's own error, in the place of the one that `tell` raised
         tell()
         raise
     finally:
@@ -150,17 +150,17 @@ def _deaths_told(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iter
 
 
 def stop_without_launcher() -> None:
-    """To be called between batches of work that is saved as it goes.
+    """Stop work that is saved after each batch if the launcher of this process has ended.
 
     Raises:
-        Interrupted: the command that started this process is gone.
+        Interrupted: the launcher has ended.
     """
     if launcher_is_gone():
-        raise Interrupted("the command that started this process is gone; run it again to continue")
+        raise Interrupted("the command that started this process has ended; run it again to continue")
 
 
 def warn_of_others(unread: list[str], reporter: Reporter) -> None:
-    """Have the main process name what the other processes could not read; it has named its own already."""
+    """On the main process, warn of the photos that the other processes could not read."""
     for problems in gather_objects(unread)[1:]:
         for problem in problems:
             reporter.warn(f"{problem}: skipped")
@@ -169,14 +169,14 @@ def warn_of_others(unread: list[str], reporter: Reporter) -> None:
 def _started(
     loader: DataLoader[Any],
 ) -> tuple[Iterator[Any], list[multiprocessing.process.BaseProcess], multiprocessing.util.Finalize]:
-    """An iterator over the batches, its worker processes, and what kills them: now, or at the end of this process.
+    """An iterator over the batches, its workers, and a call that kills them (this process calls it when it ends).
 
     Raises:
-        DataError: the system has no more files or processes to give.
+        DataError: the limit of open files or of processes is reached.
     """
     others = multiprocessing.active_children()
     try:
-        with interrupts_held_back(), _deaths_told([]):
+        with interrupts_held_back(), _worker_deaths_reported([]):
             batches = iter(loader)
     except OSError as error:
         _abandoned.append(error)  # its traceback holds the iterator
@@ -186,7 +186,7 @@ def _started(
             "raise the system's limits (ulimit -n, ulimit -u)"
         ) from error
     processes = [process for process in multiprocessing.active_children() if process not in others]
-    # The priority comes before multiprocessing's own end, which asks the workers by SIGTERM and waits for them.
+    # With this priority, it runs before multiprocessing's own exit function, which sends SIGTERM and waits.
     return batches, processes, multiprocessing.util.Finalize(None, _kill, args=(processes,), exitpriority=10)
 
 
@@ -195,10 +195,10 @@ def _kill(processes: Iterable[multiprocessing.process.BaseProcess]) -> None:
         process.kill()
 
 
-def _live_as_long_as_parent(worker: int) -> None:
-    """Leave stop signals, which reach every process of a terminal or a job, to the parent; end when it is gone.
+def _end_with_parent(worker: int) -> None:
+    """Ignore stop signals, which the parent handles, and end when the parent has ended.
 
-    A worker that is blocked, sending a batch to a parent that was killed, would not notice by itself.
+    A worker that sends a batch to a killed parent is blocked, and would not notice it.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Position shift: where among its N positions a caption stands (Zheng et al. 2020, section 3.2)."""
+"""Position shift: where a caption starts among its N positions (Zheng et al. 2020, section 3.2)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-def place(token_ids: Tensor, starts: Tensor) -> Tensor:
-    """Move left-aligned captions to the right by `starts` positions; the rest stays blank.
+def shift(token_ids: Tensor, starts: Tensor) -> Tensor:
+    """Move left-aligned captions to the right by `starts` positions; other positions are blank.
 
     Args:
         token_ids: `(captions, words)`, left-aligned, 0 = blank.
@@ -19,17 +19,17 @@ def place(token_ids: Tensor, starts: Tensor) -> Tensor:
 
 
 def shift_randomly(token_ids: Tensor, generator: torch.Generator) -> Tensor:
-    """Place each caption at a uniformly random start among its words - length + 1 possible ones.
+    """Shift each caption to a uniformly random start; it has words - length + 1 possible ones.
 
     Args:
         token_ids: `(captions, words)`, left-aligned, 0 = blank; on the generator's device.
     """
     starts = (torch.rand(len(token_ids), generator=generator, device=token_ids.device) * _possible(token_ids)).long()
-    return place(token_ids, starts)
+    return shift(token_ids, starts)
 
 
 def placement_starts(token_ids: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """Where each caption can start: all placements, or at most `most` spread evenly from the first to the last.
+    """The possible starts of each caption: all, or at most `most`, evenly spread from the first to the last.
 
     Args:
         token_ids: `(captions, words)`, left-aligned, 0 = blank.
@@ -46,5 +46,5 @@ def placement_starts(token_ids: Tensor, most: int | None = None) -> tuple[Tensor
 
 
 def _possible(token_ids: Tensor) -> Tensor:
-    """How many starts each caption has."""
+    """The number of possible starts of each caption."""
     return token_ids.shape[1] + 1 - (token_ids != 0).sum(1)

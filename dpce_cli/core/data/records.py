@@ -1,4 +1,4 @@
-"""What every data set reader returns."""
+"""The records that all data set readers return."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionedImage:
-    """One image and its captions: a class of the instance loss, unless it shares its identity's."""
+    """One image and its captions: a class of the instance loss, or a part of its identity's class."""
 
     image_id: str
-    """Unique within the data set; what results are reported under."""
+    """Unique within the data set; names the image in results."""
     path: str
-    """POSIX path relative to the data set's root; never leaves it."""
+    """POSIX path relative to the data set's root; never outside of it."""
     split: str
     """One of `SPLITS`."""
     captions: tuple[str, ...]
-    """At least one; whitespace-trimmed, never empty."""
+    """At least one; without whitespace at the ends, never empty."""
     identity: str | None = None
-    """Who or what is shown, where other images may show the same: they are one class. None: the image is its own."""
+    """The person or thing in the image; all images of an identity are one class. None: the image is a class itself."""
     extent: tuple[int, int, int] | None = None
-    """Where the image is in the tar that `path` leads through; see `core.data.shards`. None: a file of its own."""
+    """The image's position in a tar, see `core.data.shards`; None: the image is a file itself."""
 
 
 def instance_ids(images: Sequence[CaptionedImage]) -> list[int]:
-    """The class of each image in the instance loss, from 0 in order of appearance: its identity's or its own."""
+    """The class of each image in the instance loss, numbered from 0 in the order of the images."""
     numbers: dict[str | int, int] = {}
     return [
         numbers.setdefault(index if image.identity is None else image.identity, len(numbers))
@@ -38,12 +38,12 @@ def instance_ids(images: Sequence[CaptionedImage]) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedImages:
-    """A data set in memory: ids, relative paths and captions; pixels stay on disk."""
+    """A data set in memory: ids, relative paths and captions, without pixels."""
 
     name: str
     root: Path
     images: tuple[CaptionedImage, ...]
     source: Path | None = None
-    """Where the photos came from, if `root` holds copies of them."""
+    """The folder of the original photos, if `root` has copies of them."""
     skipped: tuple[str, ...] = ()
-    """One line for each kind of input that was left out: what, how many, the first few names."""
+    """One line per kind of input that was left out: what, how many, and the first few names."""

@@ -1,4 +1,4 @@
-"""Small copies of a data set's photos, which are decoded in a fraction of the time."""
+"""Make small copies of a data set's photos, which are decoded much faster."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ _COPIED = "copied.jsonl"
 def resize_images(
     captioned: CaptionedImages, parent: Path, config: ImageConfig, *, workers: int, reporter: Reporter
 ) -> CaptionedImages:
-    """The data set with its photos in a folder of `parent`: same paths, separate files, resized as `config` says.
+    """Resize the photos as `config` says into a folder of `parent`, and return the data set of the copies.
 
-    The folder's name depends on root and sizes: copies of other sizes stay as they are.
+    The copies have the same paths. The folder's name depends on the data set's root and the sizes, so copies of other
+    sizes stay.
 
-    `.jpg` and `.jpeg` files become JPEGs of quality 95, all others PNGs; a photo that is small enough is copied. The
-    folder's list `copied.jsonl` has the content of the photo that each copy was made from: the next call with the same
-    root and sizes continues an interrupted one, and resizes the photos again that were replaced since. Photos that
-    cannot be read are left out and counted in `skipped`.
+    `.jpg` and `.jpeg` files become JPEGs of quality 95, all others PNGs; a photo that is small enough is copied as it
+    is. The file `copied.jsonl` lists the content of each photo that was copied: the next call with the same root and
+    sizes continues an interrupted one, and resizes photos again that were replaced. Photos that cannot be read are left
+    out and counted in `skipped`.
 
     Raises:
         DataError: none of the photos can be read.
@@ -85,7 +86,7 @@ def resize_images(
 
 @dataclass(frozen=True)
 class _WriteResized:
-    """Writes the copy of the photo at a position of `images`; the result is 0 or the number of a system error."""
+    """Writes the copy of `images[position]`; returns 0 or the number of a system error."""
 
     root: Path
     folder: Path
@@ -111,14 +112,14 @@ class _WriteResized:
 
 
 def _read_copied(folder: Path) -> dict[str, str]:
-    """The content of the photo that each copy in `folder` was made from, by path."""
+    """For each copy in `folder`, by path, the content of the photo that it was made from."""
     try:
         lines = (folder / _COPIED).read_bytes().splitlines()
     except OSError:
         return {}
     copied: dict[str, str] = {}
     for line in lines:
-        with suppress(ValueError, TypeError, RecursionError):  # a line that was cut off when the process was killed
+        with suppress(ValueError, TypeError, RecursionError):  # the process was killed while it wrote this line
             path, content = json.loads(line)
             copied[path] = content
     return copied

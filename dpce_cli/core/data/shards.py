@@ -1,9 +1,9 @@
 """Photos in tar shards: files of a hundred megabytes or more instead of one file per photo.
 
-A shard is never unpacked, and not streamed either. Photos are read at the places that prepare-vocab recorded, in any
-order, like loose files: an epoch's batches do not depend on the numbers of workers and processes, an interrupted run
-goes on within an epoch with the same bits, and evaluation and search open single photos. A stream through a shuffle
-buffer, as the webdataset library reads shards, can do none of this.
+A shard is neither unpacked nor streamed. `prepare-vocab` records the position of each photo, so photos can be read in
+any order, like single files. Thus the batches of an epoch do not depend on the numbers of workers and processes, a run
+that was stopped within an epoch continues with identical results, and evaluation and search open single photos. None of
+this is possible with a stream through a shuffle buffer, as in the webdataset library.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from typing import BinaryIO
 from dpce_cli.core.errors import DataError
 
 Extent = tuple[int, int, int]
-"""Where a member's content begins in its tar, its size, and a mark of its header, by which a changed tar is noticed."""
+"""The byte of the tar at which a member's content begins, its size, and a checksum of its header, to notice changes."""
 
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-"""By a file's first bytes."""
+"""The compression by a file's first bytes."""
 
 
 def members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """What a tar holds, in order; `file` may be moved in between.
+    """The members of a tar, in order; the caller may change the position in `file`.
 
     Raises:
-        DataError: the tar is compressed, damaged, cut off, or none.
+        DataError: the file is compressed, damaged, cut off, or not a tar.
     """
     try:
         tar = tarfile.TarFile(fileobj=file, encoding="utf-8")
         while (member := tar.next()) is not None:
             if member.size < 0:
                 raise tarfile.ReadError("a negative size")
-            tar.members = []  # type: ignore[attr-defined]  # or it would keep them all
+            tar.members = []  # type: ignore[attr-defined]  # missing in the stubs; it would keep all members in memory
             yield member
         file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile also stops at a damaged header
             raise tarfile.ReadError(f"no header and no end at byte {tar.offset:,}")
     except Exception as error:  # tarfile raises nearly every built-in exception on damaged headers
         file.seek(0)
@@ -48,7 +48,7 @@ def members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         for magic, compression in _COMPRESSIONS.items():
             if begin.startswith(magic):
                 raise DataError(
-                    f"{file.name}: compressed with {compression}; decompress it: photos are read at their places in it"
+                    f"{file.name}: compressed with {compression}; decompress it: photos are read at their positions"
                 ) from error
         raise DataError(
             f"{file.name}: not a tar, damaged or cut off ({str(error) or type(error).__name__}); write or copy it again"
@@ -56,54 +56,54 @@ def members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def shard_of(path: Path) -> Path | None:
-    """The tar that `path` leads through, if any: `photos/train-0.tar` of `photos/train-0.tar/dogs/1.jpg`."""
+    """The tar in `path`, if there is one: `photos/train-0.tar` in `photos/train-0.tar/dogs/1.jpg`."""
     return next(
         (folder for folder in reversed(path.parents) if folder.name.lower().endswith(".tar") and folder.is_file()), None
     )
 
 
 def shard_name(path: str) -> str:
-    """Tells the shards of a data set apart by what `path` says alone, without a look at the disk."""
+    """The shard of a photo, from its `path` alone, without access to the disk."""
     return path.lower().partition(".tar/")[0]
 
 
 def extent(file: BinaryIO, member: tarfile.TarInfo) -> Extent:
-    """Where in an open tar the content of a member is."""
+    """The position of a member's content in an open tar."""
     file.seek(member.offset_data - tarfile.BLOCKSIZE)
-    return member.offset_data, member.size, _mark(file.read(tarfile.BLOCKSIZE))
+    return member.offset_data, member.size, _checksum(file.read(tarfile.BLOCKSIZE))
 
 
 def check_inside(path: Path, root: str) -> None:
-    """See that a file is below `root`, a real path, also where `path` leads through links.
+    """Check that a file is in the folder `root`, a real path, also if `path` contains links.
 
     Raises:
-        DataError: it is not.
+        DataError: the file is not in `root`.
     """
     if not Path(os.path.realpath(path)).is_relative_to(root):
         raise DataError(
-            f"{path}: a link that leads out of the data set's folder; copy what it points to into the folder, or "
-            "remove the link"
+            f"{path}: a link that leads out of the data set's folder; replace it with a copy of its target, or remove "
+            "it"
         )
 
 
 def open_photo(path: Path, extent: Extent | None = None) -> BinaryIO:
-    """A photo's file, or a copy in memory of a member of the shard that `path` leads through.
+    """Open a photo's file, or a copy in memory of a member of a shard.
 
     Args:
-        extent: where the member is in the shard; None looks for it.
+        extent: the member's position in the shard; None searches for it.
 
     Raises:
-        DataError: the shard does not hold the photo, or not there.
-        OSError: the file, or the shard, cannot be read.
+        DataError: the photo is not in the shard, or not at `extent`.
+        OSError: the file or the shard cannot be read.
     """
     shard = shard_of(path)
     if shard is None:
         return open(path, "rb")
     with open(shard, "rb") as file:
-        start, size, mark = extent or _look_up(file, path.relative_to(shard).as_posix()) or (0, 0, 0)
+        start, size, checksum = extent or _look_up(file, path.relative_to(shard).as_posix()) or (0, 0, 0)
         if start:
             file.seek(start - tarfile.BLOCKSIZE)
-            if _mark(file.read(tarfile.BLOCKSIZE)) == mark:
+            if _checksum(file.read(tarfile.BLOCKSIZE)) == checksum:
                 return io.BytesIO(file.read(size))
     raise DataError(
         f"{path}: not found in its shard{f' at byte {start:,}' if start else ''}; "
@@ -119,6 +119,6 @@ def _look_up(file: BinaryIO, name: str) -> Extent | None:
     return None
 
 
-def _mark(header: bytes) -> int:
-    """Of a member's name and size as its header has them: shorter than a long name, and in whatever encoding."""
+def _checksum(header: bytes) -> int:
+    """A checksum of the name and size in a member's header; the header has only a part of a long name."""
     return zlib.crc32(header[:100] + header[124:136] + header[345:500])

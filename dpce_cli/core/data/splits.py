@@ -1,4 +1,4 @@
-"""Which image is trained on and which is evaluated on, where captions and splits come from different files."""
+"""Splits (training, validation and test images) from a file of their own."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dpce_cli.core.errors import DataError
 
 
 def split_ids(images: Sequence[CaptionedImage]) -> dict[str, list[str]]:
-    """The ids of each split, as `read_splits` takes them: `{"train": [...], "val": [...], "test": [...]}`."""
+    """The ids of each split, in the form that `read_splits` reads: `{"train": [...], "val": [...], "test": [...]}`."""
     return {split: [image.image_id for image in images if image.split == split] for split in SPLITS}
 
 
 def read_splits(path: Path) -> dict[str, str]:
-    """The split of each id in a JSON file of `split_ids`.
+    """Read the split of each id from a JSON file in the form of `split_ids`.
 
     Raises:
-        DataError: not such a file, or an id in two splits.
+        DataError: the file has another form, or an id is in two splits.
     """
     data = read_json(path, frozenset(SPLITS))
     splits: dict[str, str] = {}
@@ -33,7 +33,7 @@ def read_splits(path: Path) -> dict[str, str]:
 
 
 def with_splits(listed: Iterable[ListedImage], splits: Mapping[str, str], skips: Skips) -> Iterator[ListedImage]:
-    """The images with their splits, given by id; those in none, and ids of no image, are counted in `skips`."""
+    """The images with their splits, which are given by id. Images without split and ids without image are skipped."""
     unlisted = dict.fromkeys(splits)
     for image in listed:
         unlisted.pop(image.image_id, None)

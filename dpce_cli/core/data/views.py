@@ -1,4 +1,4 @@
-"""Which parts of a photo the image CNN sees, in testing and in training."""
+"""The views of a photo for testing and training: crops, or the whole photo."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class WholePhoto:
 
 
 def views_in_testing(config: ImageConfig) -> View:
-    """What `config.test_view` says that a photo is embedded from; whole photos differ in size."""
+    """The views from which a photo is embedded, as `config.test_view` says; whole photos differ in size."""
     return WholePhoto(config) if config.test_view == "full" else FixedViews(config)
 
 
 def random_crop(config: ImageConfig, image: Image.Image, *seed: int | str) -> Tensor:
-    """A random training crop `(3, h, w)` decided by `seed`."""
+    """A random training crop `(3, h, w)`; the same `seed` gives the same crop."""
     return training_view(
         _shaped(config, image),
         crop=config.crop,
@@ -54,5 +54,5 @@ def random_crop(config: ImageConfig, image: Image.Image, *seed: int | str) -> Te
 
 
 def _shaped(config: ImageConfig, image: Image.Image) -> Image.Image:
-    """The image, squashed to a square where the configuration says so."""
+    """The image, scaled to a square if `config.squash`."""
     return image.resize((config.resize, config.resize), Image.Resampling.BICUBIC) if config.squash else image

@@ -1,4 +1,4 @@
-"""Captions that lose words at random, so that training does not see the same sentence again and again."""
+"""Word dropout: training captions lose words at random, so that the same caption differs from step to step."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def drop_words(token_ids: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Leave out each word with probability `share`; what follows moves up. Not in Zheng et al. 2020.
+    """Remove each word with probability `share`; the words after it move left. Zheng et al. 2020 do not have this.
 
     Args:
         token_ids: `(captions, words)`, left-aligned, 0 = blank; on the generator's device.
-        share: 0 draws nothing and leaves the captions as they are.
+        share: 0 draws no random numbers and changes nothing.
     """
     if not share:
         return token_ids

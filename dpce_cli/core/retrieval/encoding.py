@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpce_cli.core.data.position_shift import place, placement_starts
+from dpce_cli.core.data.position_shift import placement_starts, shift
 from dpce_cli.core.models.text_encoder import TextEncoder
 from dpce_cli.core.text.tokenizer import tokenize
 from dpce_cli.core.text.vocabulary import Vocabulary, pack_token_ids
@@ -86,6 +86,6 @@ def encode_text(encoder: TextEncoder, token_ids: Tensor, *, placements: int | No
     captions, starts = placement_starts(token_ids, placements)
     sums = torch.zeros(len(token_ids), encoder.linear.out_features, device=device)
     for caption, start in zip(captions.split(_ROWS), starts.split(_ROWS), strict=True):
-        rows = place(token_ids[caption], start).to(device)
+        rows = shift(token_ids[caption], start).to(device)
         sums.index_add_(0, caption.to(device), encoder(rows).float())
     return F.normalize(sums, dim=1).cpu()

@@ -59,7 +59,7 @@ def test_every_kind_of_pixel_becomes_rgb(
     assert pixel(saved(image, tmp_path / f"a.{suffix}")) == (expected or pytest.approx((1, 2, 3), abs=3))
 
 
-def test_floats_out_of_the_usual_ranges_are_stretched_and_holes_do_not_matter(tmp_path: Path) -> None:
+def test_floats_outside_of_the_usual_ranges_are_scaled_and_nan_becomes_black(tmp_path: Path) -> None:
     values = np.array([[-5.0, 0.0], [5.0, np.nan]], dtype=np.float32)
     path = saved(Image.fromarray(values), tmp_path / "heights.tif")
     assert [pixel(path, (x, y)) for y in (0, 1) for x in (0, 1)] == [(g, g, g) for g in (0, 128, 255, 128)]
@@ -135,7 +135,7 @@ def test_a_truncated_image_is_a_data_error(tmp_path: Path, suffix: str) -> None:
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a JPEG"),
     ],
 )
-def test_what_is_not_an_image_is_a_data_error(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_a_file_that_is_not_an_image_is_a_data_error(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(DataError, match=rf"a\.jpg: {reason}.*; replace or remove"):
         load_image(tmp_path / "a.jpg")
@@ -208,7 +208,7 @@ def test_the_whole_view_shows_the_image_from_edge_to_edge() -> None:
     assert whole_view(Image.fromarray(noise), resize=60).equal(torch.from_numpy(noise).permute(2, 0, 1))
 
 
-def test_of_an_extremely_long_image_the_whole_view_has_the_middle() -> None:
+def test_the_whole_view_of_an_extremely_long_image_is_its_middle() -> None:
     image = Image.new("RGB", (50_000, 10))
     image.paste("white", (24_970, 0, 25_030, 10))
     view = whole_view(image, resize=40)

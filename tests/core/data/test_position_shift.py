@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpce_cli.core.data.position_shift import place, placement_starts, shift_randomly
+from dpce_cli.core.data.position_shift import placement_starts, shift, shift_randomly
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.vocabulary import pack_token_ids
 
@@ -19,9 +19,9 @@ def packed(captions: list[list[int]], positions: int = POSITIONS) -> torch.Tenso
     return torch.from_numpy(pack_token_ids(captions, positions)[0])
 
 
-def test_place_by_hand() -> None:
+def test_shift_by_hand() -> None:
     token_ids = torch.tensor([[5, 6, 7, 0, 0], [5, 6, 7, 0, 0], [8, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 2, 3, 4, 5]])
-    assert place(token_ids, torch.tensor([0, 2, 4, 3, 0])).tolist() == [
+    assert shift(token_ids, torch.tensor([0, 2, 4, 3, 0])).tolist() == [
         [5, 6, 7, 0, 0],
         [0, 0, 5, 6, 7],
         [0, 0, 0, 0, 8],

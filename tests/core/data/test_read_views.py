@@ -134,7 +134,7 @@ def endless_view(image: Image.Image, position: int) -> Tensor:
 
 
 @pytest.mark.parametrize("view", [large_view, endless_view])
-def test_a_killed_worker_is_told_where_its_photos_are_waited_for(
+def test_a_killed_worker_is_reported_where_its_photos_are_awaited(
     tmp_path: Path, album: list[CaptionedImage], view: View
 ) -> None:
     """Whether it was sending, more than fits into a pipe, or at work."""

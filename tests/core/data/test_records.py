@@ -7,7 +7,7 @@ def image(identity: str | None) -> CaptionedImage:
     return CaptionedImage(image_id="a", path="a", split="train", captions=("a",), identity=identity)
 
 
-def test_images_without_an_identity_are_instances_of_their_own() -> None:
+def test_each_image_without_an_identity_is_an_instance() -> None:
     assert instance_ids([image(None)] * 3) == [0, 1, 2]
 
 

@@ -74,14 +74,14 @@ def test_photos_keep_their_shape_at_the_short_side_and_small_ones_are_copied(
     assert (small.root / "small.jpeg").read_bytes() == (photos.root / "small.jpeg").read_bytes()
 
 
-def test_photos_are_squashed_where_the_preset_squashes(photos: CaptionedImages, tmp_path: Path) -> None:
+def test_photos_are_squashed_if_the_preset_says_so(photos: CaptionedImages, tmp_path: Path) -> None:
     small = resize(photos, tmp_path / "images", "image.squash=true")
     assert {size for size, _ in kinds(small).values()} == {(40, 40)}
 
 
 @pytest.mark.parametrize("squash", ["true", "false"])
 @pytest.mark.parametrize("name", SIZES)
-def test_the_encoder_sees_the_same_of_a_resized_photo(
+def test_views_of_a_resized_photo_are_nearly_the_same(
     photos: CaptionedImages, tmp_path: Path, name: str, squash: str
 ) -> None:
     small = resize(photos, tmp_path / "images", f"image.squash={squash}")
@@ -109,7 +109,7 @@ def test_only_photos_that_are_missing_or_were_replaced_are_resized_again(
     assert (folder / "small.jpeg").read_bytes() == b"kept"
 
 
-def test_photos_in_shards_become_the_files_that_loose_photos_become(photos: CaptionedImages, tmp_path: Path) -> None:
+def test_photos_in_shards_become_the_same_files_as_loose_photos(photos: CaptionedImages, tmp_path: Path) -> None:
     expected = resize(photos, tmp_path / "expected")
     root = tmp_path / "shards"
     contents = {name: (photos.root / name).read_bytes() for name in SIZES}
@@ -132,7 +132,7 @@ def test_photos_in_shards_become_the_files_that_loose_photos_become(photos: Capt
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign", "nested"])
-def test_copies_that_a_damaged_list_does_not_name_are_made_again(
+def test_copies_that_a_damaged_list_leaves_out_are_made_again(
     photos: CaptionedImages, tmp_path: Path, damage: str
 ) -> None:
     folder = resize(photos, tmp_path).root

@@ -35,7 +35,7 @@ def extents(path: Path) -> dict[str, Extent]:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_photo_is_read_where_it_is_or_looked_for(tmp_path: Path, kind: str) -> None:
+def test_a_photo_is_read_at_its_position_or_searched_for(tmp_path: Path, kind: str) -> None:
     wanted = NAMES if kind == "ustar" else NAMES + LONG
     shard = write_tar(tmp_path / "a.tar", [(name, content(name)) for name in wanted], format=FORMATS[kind])
     places = extents(shard)
@@ -54,7 +54,7 @@ def test_reading_a_photo_may_come_between_two_members(tmp_path: Path) -> None:
             assert file.read(member.size) == content(member.name)
 
 
-def test_a_path_leads_through_the_tar_that_is_a_file(tmp_path: Path) -> None:
+def test_the_shard_of_a_path_is_a_tar_that_is_a_file(tmp_path: Path) -> None:
     outer = tmp_path / "unpacked.tar"
     shard = write_tar(outer / "B.TAR", [("c.tar/d.jpg", b"photo")])
     (outer / "e.jpg").write_bytes(b"loose")
@@ -138,7 +138,7 @@ def test_a_negative_size_ends_in_an_error(tmp_path: Path) -> None:
         names(shard)
 
 
-def test_an_empty_tar_holds_nothing(tmp_path: Path) -> None:
+def test_an_empty_tar_has_no_members(tmp_path: Path) -> None:
     assert names(write_tar(tmp_path / "a.tar", [])) == []
 
 
