@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from dpce_cli.core.errors import QueryError
+from dpce_cli.core.retrieval.hits import Hit
 from dpce_cli.core.workspace.features import FeatureStore
 
 _BLOCK = 2**14
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hit:
-    """One ranked answer: an image with that of its captions nearest to the query, or a caption with its image."""
-
-    rank: int
-    """From 1."""
-    score: float
-    """Cosine similarity to the query, less the answer's hubness."""
-    image_id: str
-    path: str
-    """Of the image, relative to the data set's root."""
-    caption: str
-    """Empty for an image without captions."""
-    is_own: bool | None
-    """Whether the answer belongs to the query's own image; None where the query is from outside the store."""
 
 
 def rank_gallery(

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dpce_cli.core.data.images import load_image
 from dpce_cli.core.errors import DataError, QueryError
-from dpce_cli.core.retrieval.search import Hit
+from dpce_cli.core.retrieval.hits import Hit
 from dpce_cli.core.storage.files import replacing
 
 MAX_HITS = 100

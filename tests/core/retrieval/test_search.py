@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from dpce_cli.core.errors import QueryError
-from dpce_cli.core.retrieval.search import Hit, rank_gallery, search_captions, search_images
+from dpce_cli.core.retrieval.hits import Hit
+from dpce_cli.core.retrieval.search import rank_gallery, search_captions, search_images
 from dpce_cli.core.workspace.features import FeatureStore
 
 STORE = FeatureStore(

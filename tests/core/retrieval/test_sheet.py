@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from dpce_cli.core.errors import QueryError, WorkspaceError
-from dpce_cli.core.retrieval.search import Hit
+from dpce_cli.core.retrieval.hits import Hit
 from dpce_cli.core.retrieval.sheet import EMPTY, INK, OWN, PAPER, draw_caption_hits, draw_image_hits
 from tests.tars import write_tar
 

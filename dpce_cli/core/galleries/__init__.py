@@ -1,0 +1,1 @@
+"""Galleries: folders of photos and lists of sentences, embedded once and searched."""

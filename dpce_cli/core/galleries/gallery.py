@@ -1,0 +1,292 @@
+"""Search in a gallery; needs no PyTorch, unless the model that embeds the queries does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dpce_cli.core.errors import QueryError, WorkspaceError
+from dpce_cli.core.galleries.catalogue import About, Catalogue, Rows, generation
+from dpce_cli.core.retrieval.hits import Hit
+from dpce_cli.core.storage.locks import exclusive
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from dpce_cli.core.retrieval.model import Model
+
+_BLOCK = 2**14
+"""Embeddings that are compared at a time: bounds memory, whatever the size of the gallery."""
+_NEAR_DUPLICATE = 0.98
+"""Cosine similarity from which `unique` takes two items for the same."""
+Vector = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which items of a gallery may be answers."""
+
+    under: Path | None = None
+    """Only photos below this folder."""
+    since: date | None = None
+    """Only photos taken on this day or later; a photo without a date is left out."""
+    until: date | None = None
+    """Only photos taken on this day or earlier."""
+    unique: bool = False
+    """Leave out items that are nearly the same as a better one."""
+
+
+class Gallery:
+    """A gallery that `dpce index` made; each search sees the state that the last transaction of an indexer left.
+
+    Args:
+        folder: such as `dpce-workspace/galleries/photos`.
+        model: the one that made it.
+
+    Raises:
+        WorkspaceError: there is no such gallery, or it was made with another model.
+    """
+
+    root = Path("/")
+    """What the paths of answers are relative to."""
+
+    def __init__(self, folder: Path, model: Model) -> None:
+        self.folder, self.model = folder, model
+        self.about = about_gallery(folder)
+        if self.about.fingerprint != model.fingerprint:
+            raise WorkspaceError(
+                f"{folder}: was made with another model ({self.about.model_name}) than {model.name}; name its model "
+                "with --model, or run 'dpce index' with --rebuild"
+            )
+        self._mapped: tuple[Path, Rows] | None = None
+
+    @property
+    def title(self) -> str:
+        return f"gallery {self.folder.name}"
+
+    def search(
+        self, query: str | Path | Image.Image | Vector, top_k: int = 10, filters: Filters | None = None
+    ) -> list[Hit]:
+        """The items nearest to a query, best first.
+
+        Args:
+            query: a sentence, the path of a photo or an open one, or an embedding `(dim,)`, L2-normalised.
+
+        Raises:
+            QueryError: the model knows no word of the query, `top_k` is below 1, or `filters.under` is no folder of the
+                gallery.
+            DataError: the photo cannot be read.
+        """
+        if top_k < 1:
+            raise QueryError(f"--top-k {top_k}: ask for at least 1 result")
+        vector, filters = self._embedded(query), filters or Filters()
+        with closing(open_gallery(self.folder)) as catalogue, catalogue.snapshot() as database:
+            embeddings = self._embeddings(catalogue)
+            where, values = _conditions(catalogue, filters)
+            rows = _rows(database, where, values) if values else None
+            hits: list[Hit] = []
+            shown: list[Vector] = []
+            for row, score in _ranked(embeddings, rows, vector):
+                items = database.execute(
+                    "SELECT roots.path, items.path, date, checksum FROM contents JOIN items ON content = contents.id "
+                    f"JOIN roots ON roots.id = root WHERE row = ? AND {where} ORDER BY root, items.path",
+                    [row, *values],
+                ).fetchall()
+                embedding = embeddings[row]
+                if not items or zlib.crc32(embedding.tobytes()) != items[0][3]:
+                    continue  # gone, or damaged on the disk
+                if filters.unique:
+                    if any(float(embedding @ other) >= _NEAR_DUPLICATE for other in shown):
+                        continue
+                    shown.append(embedding)
+                    items = items[:1]
+                for root, path, taken, _ in items:
+                    hits.append(self._hit(len(hits) + 1, score, root, path, taken))
+                    if len(hits) == top_k:
+                        return hits
+        return hits
+
+    def _embedded(self, query: str | Path | Image.Image | Vector) -> Vector:
+        if isinstance(query, np.ndarray):
+            return query
+        if isinstance(query, str):
+            (vector,) = self.model.encode_text([query])
+        else:
+            (vector,) = self.model.encode_images([query])
+        return np.asarray(vector)
+
+    def _embeddings(self, catalogue: Catalogue) -> Rows:
+        count = catalogue.row_count()
+        if self._mapped is None or self._mapped[0] != catalogue.folder or len(self._mapped[1]) < count:
+            self._mapped = catalogue.folder, catalogue.embeddings(count)
+        return self._mapped[1][:count]
+
+    def _hit(self, rank: int, score: float, root: bytes, path: bytes, taken: str | None) -> Hit:
+        if self.about.kind == "sentences":
+            file = os.fsdecode(root)
+            return Hit(rank=rank, score=score, image_id=file, path=file, caption=path.decode())
+        whole = os.fsdecode(os.path.join(root, path))
+        return Hit(rank=rank, score=score, image_id=whole, path=whole, caption="", date=taken)
+
+
+def about_gallery(folder: Path) -> About:
+    """What a gallery is made of.
+
+    Raises:
+        WorkspaceError: there is no such gallery, or it is damaged.
+    """
+    with closing(open_gallery(folder)) as catalogue:
+        return catalogue.about
+
+
+def open_gallery(folder: Path) -> Catalogue:
+    """The current generation of a gallery, for reading."""
+    while current := generation(folder):
+        try:
+            return Catalogue(current)
+        except WorkspaceError:
+            if generation(folder) == current:  # else --rebuild has just replaced it
+                raise
+    raise _no_such_gallery(folder)
+
+
+def _no_such_gallery(folder: Path) -> WorkspaceError:
+    others = sorted(path.name for path in folder.parent.glob("*") if (path / "current").is_file())
+    hint = f"; there are: {', '.join(others)}" if others else ""
+    return WorkspaceError(f"{folder}: there is no such gallery; 'dpce index' makes one{hint}")
+
+
+def _ranked(embeddings: Rows, rows: Indices | None, vector: Vector) -> Iterator[tuple[int, float]]:
+    """Rows and cosine similarities, best first, equal ones in their order; `rows` are those to rank, None for all.
+
+    The first few hundred cost no complete sort.
+    """
+    scores = np.empty(len(embeddings) if rows is None else len(rows), dtype=np.float32)
+    for start in range(0, len(scores), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        np.matmul(embeddings[part if rows is None else rows[part]], vector, out=scores[part])
+    np.nan_to_num(scores, copy=False, nan=-np.inf)  # of damaged rows
+    done, size = 0, 256
+    while done < len(scores):
+        size = min(size, len(scores))
+        least = np.partition(scores, len(scores) - size)[len(scores) - size]
+        candidates = np.flatnonzero(scores >= least)
+        ordered = candidates[np.argsort(-scores[candidates], kind="stable")]
+        for index in ordered[done:]:
+            yield int(index if rows is None else rows[index]), float(scores[index])
+        done, size = len(ordered), size * 16
+
+
+def _rows(database: sqlite3.Connection, where: str, values: list[Any]) -> Indices:
+    """The rows of the items of which `where` is true, ascending."""
+    found = database.execute(
+        f"SELECT DISTINCT row FROM items JOIN contents ON contents.id = content WHERE row IS NOT NULL AND {where}",
+        values,
+    )
+    return np.sort(np.fromiter((row for (row,) in found), dtype=np.int64))
+
+
+def _conditions(catalogue: Catalogue, filters: Filters) -> tuple[str, list[Any]]:
+    """What `filters.under`, `since` and `until` mean in SQL."""
+    where, values = ["1"], list[Any]()
+    if filters.since:
+        where.append("date >= ?")
+        values.append(filters.since.isoformat())
+    if filters.until:
+        where.append("date < ?")
+        values.append((filters.until + timedelta(days=1)).isoformat())
+    if filters.under:
+        folder = filters.under.expanduser().resolve()
+        places = []
+        for root, number in catalogue.roots().items():
+            if root.is_relative_to(folder):
+                places.append("root = ?")
+                values.append(number)
+            elif folder.is_relative_to(root):
+                inside = os.fsencode(folder.relative_to(root))
+                places.append("(root = ? AND path > ? AND path < ?)")  # "0" comes after "/"
+                values += [number, inside + b"/", inside + b"0"]
+        if not places:
+            roots = ", ".join(map(str, catalogue.roots()))
+            raise QueryError(f"--under {filters.under}: the gallery has nothing there; it was made from {roots}")
+        where.append(f"({' OR '.join(places)})")
+    return " AND ".join(where), values
+
+
+@dataclass(frozen=True)
+class GalleryState:
+    """What a gallery holds, for an overview."""
+
+    name: str
+    kind: str
+    items: int
+    """That can be found."""
+    pending: int
+    """Whose embeddings are still to be computed."""
+    problems: list[tuple[str, str]]
+    """Path and reason of each item that cannot be embedded."""
+    model: str
+    roots: list[str]
+    size: int
+    """Bytes on the disk."""
+    changed: float
+    """Time of the last change, in seconds since 1970."""
+
+
+def gallery_states(folder: Path) -> list[GalleryState]:
+    """The galleries below a workspace's folder `galleries`, by name."""
+    names = [path for path in sorted(folder.glob("*")) if (path / "current").is_file()]
+    return [_state(path) for path in names]
+
+
+def _state(folder: Path) -> GalleryState:
+    with closing(open_gallery(folder)) as catalogue, catalogue.snapshot() as database:
+        problems = database.execute(
+            "SELECT roots.path, items.path, coalesce(items.problem, contents.problem) AS reason FROM items "
+            "JOIN roots ON roots.id = root LEFT JOIN contents ON contents.id = content "
+            "WHERE reason IS NOT NULL ORDER BY root, items.path"
+        ).fetchall()
+        ((items, embedded),) = database.execute(
+            "SELECT count(*), count(row) FROM items LEFT JOIN contents ON contents.id = content"
+        )
+        files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+        about = catalogue.about
+        return GalleryState(
+            name=folder.name,
+            kind=about.kind,
+            items=embedded,
+            pending=items - embedded - len(problems),
+            problems=[
+                (os.fsdecode(path if about.kind == "sentences" else os.path.join(root, path)), reason)
+                for root, path, reason in problems
+            ],
+            model=about.model_name,
+            roots=[str(root) for root in catalogue.roots()],
+            size=sum(file.st_size for file in files),
+            changed=max(file.st_mtime for file in files),
+        )
+
+
+def remove_gallery(folder: Path) -> None:
+    """Delete a gallery; the photos and sentences that it was made from stay.
+
+    Raises:
+        WorkspaceError: there is no such gallery, or it is being indexed.
+    """
+    if not (folder / "current").is_file():
+        raise _no_such_gallery(folder)
+    with exclusive(folder / "lock", "a process indexes this gallery; wait for it, or stop it"):
+        (folder / "current").unlink()
+        shutil.rmtree(folder, ignore_errors=True)
