@@ -18,7 +18,9 @@ from dpce_cli.commands.encode import encode
 from dpce_cli.commands.eval import evaluate
 from dpce_cli.commands.export import export
 from dpce_cli.commands.extract_features import extract_features
+from dpce_cli.commands.galleries import galleries
 from dpce_cli.commands.import_matconvnet import import_matconvnet
+from dpce_cli.commands.index import index
 from dpce_cli.commands.plan import plan
 from dpce_cli.commands.prepare_vocab import prepare_vocab
 from dpce_cli.commands.retrieve import retrieve
@@ -70,6 +72,8 @@ for name, command in (
     ("retrieve", retrieve),
     ("export", export),
     ("encode", encode),
+    ("index", index),
+    ("galleries", galleries),
 ):
     app.command(name, cls=_Command)(command)
 

@@ -3,57 +3,107 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpce_cli.commands.options import DEFAULT_WORKSPACE, JsonOption, SplitOption, WorkspaceOption
+from dpce_cli.commands.options import DEFAULT_WORKSPACE, JsonOption, ModelOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from dpce_cli.core.retrieval.hits import Hit, Kind, Searchable
 
 
 def retrieve(
-    query: Annotated[str | None, typer.Option("--query", "-q", help="A sentence; photos are ranked.")] = None,
-    image: Annotated[Path | None, typer.Option("--image", "-i", help="A photo; captions are ranked.")] = None,
-    split: SplitOption = "test",
+    query: Annotated[str | None, typer.Option("--query", "-q", help="A sentence to search with.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", "-i", help="A photo to search with.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Extracted split to search: train, val or test.  \\[default: test]")
+    ] = None,
+    gallery: Annotated[
+        str | None, typer.Option("--gallery", "-g", metavar="NAME", help="Gallery to search, made by index.")
+    ] = None,
+    model: ModelOption = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Results to show.")] = 10,
+    under: Annotated[
+        Path | None, typer.Option("--under", metavar="FOLDER", help="Only photos below this folder of the gallery.")
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option("--since", formats=["%Y-%m-%d"], help="Only photos of the gallery taken on this day or later."),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option("--until", formats=["%Y-%m-%d"], help="Only photos of the gallery taken on this day or earlier."),
+    ] = None,
+    unique: Annotated[bool, typer.Option("--unique", help="Show near duplicates in the gallery once.")] = False,
     as_json: JsonOption = False,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG to draw the query and its results in.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
-    """Search an extracted split with a sentence or a photo.
+    """Search an extracted split or a gallery with a sentence or a photo.
+
+    In a split, a sentence ranks photos and a photo ranks captions. A gallery is of photos or of sentences.
 
     Example: dpce retrieve --query "a blonde woman in blue hailing a taxi" --sheet taxi.png
     """
     if (query is None) == (image is None):
         raise typer.BadParameter("give one of --query and --image")
-    import torch
-
+    if gallery is None and (model or under or since or until or unique):
+        raise typer.BadParameter("--model, --under, --since, --until and --unique go with --gallery")
+    if gallery is not None and split is not None:
+        raise typer.BadParameter("give one of --split and --gallery")
     from dpce_cli.commands.console import ConsoleReporter, print_json, print_table
-    from dpce_cli.core.retrieval.model import Model
-    from dpce_cli.core.retrieval.search import search_captions, search_images
-    from dpce_cli.core.workspace.artefacts import load_features
-    from dpce_cli.core.workspace.workspace import Workspace
+    from dpce_cli.core.workspace.workspace import Workspace, check_name
 
-    place, reporter = Workspace(workspace), ConsoleReporter()
-    store, checkpoint = load_features(place, split, reporter)
-    model = Model.of_checkpoint(checkpoint, reporter=reporter)
-    if query is not None:
-        hits = search_images(store, torch.from_numpy(model.encode_text([query])[0]), top_k)
+    asked, place, reporter = query if image is None else image, Workspace(workspace), ConsoleReporter()
+    assert asked is not None
+    searched: Searchable
+    if gallery is not None:
+        from dpce_cli.core.galleries.gallery import Gallery, recorded_model
+        from dpce_cli.core.retrieval.hits import Filters
+        from dpce_cli.core.sharing.finding import find_model
+
+        folder = place.gallery_folder(check_name(gallery))
+        found = find_model(model or recorded_model(folder), place, reporter=reporter)
+        filters = Filters(
+            under=under, since=since.date() if since else None, until=until.date() if until else None, unique=unique
+        )
+        searched = Gallery(folder, found, filters)
     else:
-        assert image is not None
-        hits = search_captions(store, torch.from_numpy(model.encode_images([image])[0]), top_k)
+        from dpce_cli.core.retrieval.search import ExtractedSplit
+
+        searched = ExtractedSplit(place, split or "test", reporter=reporter)
+    hits, kind = searched.search(asked, top_k), searched.answers(asked)
     if as_json:
         print_json([asdict(hit) for hit in hits])
     else:
-        rows = [(f"{hit.rank}", f"{hit.score:.3f}", hit.image_id, hit.path, hit.caption) for hit in hits]
-        title = f"{checkpoint.dataset}, {split} split, Stage {checkpoint.stage}: {query or image}"
-        print_table(title, ("rank", "score", "id", "path", "caption"), rows, text_columns=3)
+        columns, rows = _table(hits, kind, of_gallery=gallery is not None)
+        print_table(f"{searched.title}: {asked}", columns, rows, text_columns=len(columns) - 2)
     if sheet:
         from dpce_cli.core.retrieval.sheet import draw_caption_hits, draw_image_hits
 
-        if query is not None:
-            draw_image_hits(sheet, query, hits, Path(place.about()["root"]))
+        if kind == "photos":
+            draw_image_hits(sheet, str(asked), hits, searched.root)
+        elif isinstance(asked, Path):
+            draw_caption_hits(sheet, asked, hits)
         else:
-            assert image is not None
-            draw_caption_hits(sheet, image, hits)
+            raise typer.BadParameter("--sheet draws photos; here the query and its answers are sentences")
         typer.echo(f"contact sheet: {sheet}", err=True)
+
+
+def _table(hits: list[Hit], kind: Kind, *, of_gallery: bool) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    values: dict[str, list[str]] = {
+        "rank": [f"{hit.rank}" for hit in hits],
+        "score": [f"{hit.score:.3f}" for hit in hits],
+    }
+    if not of_gallery:
+        values["id"] = [hit.image_id for hit in hits]
+    if any(hit.date for hit in hits):
+        values["date"] = [(hit.date or "").replace("T", " ") for hit in hits]
+    if kind == "photos" or not of_gallery:
+        values["path"] = [hit.path for hit in hits]
+    if kind == "sentences" or not of_gallery:
+        values["caption"] = [hit.caption for hit in hits]
+    return tuple(values), list(zip(*values.values(), strict=True))

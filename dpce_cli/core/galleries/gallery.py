@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dpce_cli.core.errors import QueryError, WorkspaceError
 from dpce_cli.core.galleries.catalogue import About, Catalogue, Rows, generation
-from dpce_cli.core.retrieval.hits import Hit
+from dpce_cli.core.retrieval.hits import Filters, Hit, Kind
 from dpce_cli.core.storage.locks import exclusive
 
 if TYPE_CHECKING:
@@ -34,26 +34,13 @@ Vector = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Filters:
-    """Which items of a gallery may be answers."""
-
-    under: Path | None = None
-    """Only photos below this folder."""
-    since: date | None = None
-    """Only photos taken on this day or later; a photo without a date is left out."""
-    until: date | None = None
-    """Only photos taken on this day or earlier."""
-    unique: bool = False
-    """Leave out items that are nearly the same as a better one."""
-
-
 class Gallery:
     """A gallery that `dpce index` made; each search sees the state that the last transaction of an indexer left.
 
     Args:
         folder: such as `dpce-workspace/galleries/photos`.
         model: the one that made it.
+        filters: which items may be answers.
 
     Raises:
         WorkspaceError: there is no such gallery, or it was made with another model.
@@ -62,8 +49,8 @@ class Gallery:
     root = Path("/")
     """What the paths of answers are relative to."""
 
-    def __init__(self, folder: Path, model: Model) -> None:
-        self.folder, self.model = folder, model
+    def __init__(self, folder: Path, model: Model, filters: Filters | None = None) -> None:
+        self.folder, self.model, self.filters = folder, model, filters or Filters()
         self.about = about_gallery(folder)
         if self.about.fingerprint != model.fingerprint:
             raise WorkspaceError(
@@ -76,9 +63,11 @@ class Gallery:
     def title(self) -> str:
         return f"gallery {self.folder.name}"
 
-    def search(
-        self, query: str | Path | Image.Image | Vector, top_k: int = 10, filters: Filters | None = None
-    ) -> list[Hit]:
+    def answers(self, query: object) -> Kind:
+        """Photos or sentences, whatever the query is."""
+        return "sentences" if self.about.kind == "sentences" else "photos"
+
+    def search(self, query: str | Path | Image.Image | Vector, top_k: int = 10) -> list[Hit]:
         """The items nearest to a query, best first.
 
         Args:
@@ -91,7 +80,7 @@ class Gallery:
         """
         if top_k < 1:
             raise QueryError(f"--top-k {top_k}: ask for at least 1 result")
-        vector, filters = self._embedded(query), filters or Filters()
+        vector, filters = self._embedded(query), self.filters
         with closing(open_gallery(self.folder)) as catalogue, catalogue.snapshot() as database:
             embeddings = self._embeddings(catalogue)
             where, values = _conditions(catalogue, filters)
@@ -151,6 +140,13 @@ def about_gallery(folder: Path) -> About:
         return catalogue.about
 
 
+def recorded_model(folder: Path) -> str | None:
+    """What names the model of a gallery; None for the workspace's best, and where there is no gallery yet."""
+    if not (folder / "current").is_file():
+        return None
+    return about_gallery(folder).model or None
+
+
 def open_gallery(folder: Path) -> Catalogue:
     """The current generation of a gallery, for reading."""
     while current := generation(folder):
@@ -202,21 +198,21 @@ def _conditions(catalogue: Catalogue, filters: Filters) -> tuple[str, list[Any]]
     """What `filters.under`, `since` and `until` mean in SQL."""
     where, values = ["1"], list[Any]()
     if filters.since:
-        where.append("date >= ?")
+        where.append("contents.date >= ?")
         values.append(filters.since.isoformat())
     if filters.until:
-        where.append("date < ?")
+        where.append("contents.date < ?")
         values.append((filters.until + timedelta(days=1)).isoformat())
     if filters.under:
         folder = filters.under.expanduser().resolve()
         places = []
         for root, number in catalogue.roots().items():
             if root.is_relative_to(folder):
-                places.append("root = ?")
+                places.append("items.root = ?")
                 values.append(number)
             elif folder.is_relative_to(root):
                 inside = os.fsencode(folder.relative_to(root))
-                places.append("(root = ? AND path > ? AND path < ?)")  # "0" comes after "/"
+                places.append("(items.root = ? AND items.path > ? AND items.path < ?)")  # "0" comes after "/"
                 values += [number, inside + b"/", inside + b"0"]
         if not places:
             roots = ", ".join(map(str, catalogue.roots()))

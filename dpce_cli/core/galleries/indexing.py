@@ -103,7 +103,8 @@ def index_gallery(
     roots: Sequence[Path],
     model: Model,
     *,
-    model_source: str = "",
+    model_source: str | None,
+    is_named: bool = True,
     exclude: Sequence[str] = (),
     prune: bool = False,
     rebuild: bool = False,
@@ -120,7 +121,8 @@ def index_gallery(
     Args:
         folder: of the gallery.
         roots: those to look at; the gallery keeps what it has of its other roots.
-        model_source: what names this model; "" for the best model of the workspace.
+        model_source: what names this model; None for the best model of the workspace.
+        is_named: whether a person chose the gallery's name; only then are roots added to a gallery of other roots.
         exclude: patterns of names and of paths relative to their root that are left out.
         prune: drop what is gone also where a root is empty or missing as a whole.
         rebuild: embed everything of all roots again, beside the gallery, which is replaced when all is done.
@@ -131,8 +133,8 @@ def index_gallery(
     """
     with ExitStack() as stack:
         indexer = _Indexer(folder, exclude=exclude, prune=prune, rebuild=rebuild, reporter=reporter)
-        about = About("", model.dim, model.fingerprint, model_source, model.name)
-        decided_by_first(lambda: indexer.begin(roots, about, stack))
+        about = About("", model.dim, model.fingerprint, model_source or "", model.name)
+        decided_by_first(lambda: indexer.begin(roots, about, stack, is_named=is_named))
         while work := decided_by_first(indexer.next_work):
             for batches in _together(_encode(model, work, workers)):
                 if not rank():
@@ -166,7 +168,7 @@ class _Indexer:
         self._waiting: list[tuple[int, Array]] = []
         self._saved = time.monotonic()
 
-    def begin(self, roots: Sequence[Path], about: About, stack: ExitStack) -> None:
+    def begin(self, roots: Sequence[Path], about: About, stack: ExitStack, *, is_named: bool) -> None:
         """Check everything; then open the catalogue, and have it know what is gone and what is to be hashed."""
         roots = list(dict.fromkeys(root.expanduser().resolve() for root in roots))
         lock = exclusive(self._folder / "lock", "another process indexes this gallery; wait for it, or stop it")
@@ -176,6 +178,12 @@ class _Indexer:
         known = list(older.roots()) if older else []
         if older:
             stack.callback(older.close)
+            if not is_named and not {*known} & {*roots}:
+                name = self._folder.name
+                raise DataError(
+                    f"gallery '{name}' was made from {', '.join(map(str, known))}; add {roots[0]} to it with --name "
+                    f"{name}, or choose another --name"
+                )
         about = replace(about, kind=_kind(roots, known) or (older.about.kind if older else ""))
         if older and not self._rebuild:
             _check_same(older.about, about, self._folder)
@@ -296,7 +304,8 @@ class _Indexer:
                     self._found[root][item.path] = content.item
                     kept = content.item if content.is_settled else replace(content.item, changed=_UNSETTLED)
                     event, is_new = self.catalogue.put(number, kept, content.digest, content.date)
-                    counts[event] += 1
+                    if event:
+                        counts[event] += 1
                 self._advance(not is_new)
 
     def _read(self, root: Path, item: Found) -> Content | str | None:

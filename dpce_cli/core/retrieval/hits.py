@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Literal, Protocol
+
+Kind = Literal["photos", "sentences"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,3 +28,40 @@ class Hit:
     """Whether the answer belongs to the query's own image; None where the query is from outside the store."""
     date: str | None = None
     """When a gallery's photo was taken, `2024-05-01T10:30:01`, where its EXIF data says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which items of a gallery may be answers."""
+
+    under: Path | None = None
+    """Only photos below this folder."""
+    since: date | None = None
+    """Only photos taken on this day or later; a photo without a date is left out."""
+    until: date | None = None
+    """Only photos taken on this day or earlier; likewise."""
+    unique: bool = False
+    """Leave out items that are nearly the same as a better one."""
+
+
+class Searchable(Protocol):
+    """What can be searched: an extracted split, or a gallery."""
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that relative paths of answers start from."""
+
+    def answers(self, query: str | Path) -> Kind:
+        """What the answers to a sentence, or to the photo at a path, are."""
+
+    def search(self, query: str | Path, top_k: int) -> list[Hit]:
+        """The items nearest to a sentence, or to the photo at a path, best first.
+
+        Raises:
+            QueryError: the model knows no word of the sentence, or `top_k` is below 1.
+            DataError: the photo cannot be read.
+        """

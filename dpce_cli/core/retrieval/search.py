@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from dpce_cli.core.errors import QueryError
-from dpce_cli.core.retrieval.hits import Hit
+from dpce_cli.core.progress import Reporter
+from dpce_cli.core.retrieval.hits import Hit, Kind
+from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.workspace.artefacts import load_features
 from dpce_cli.core.workspace.features import FeatureStore
+from dpce_cli.core.workspace.workspace import Workspace
 
 _BLOCK = 2**14
+
+
+class ExtractedSplit:
+    """An extracted split of the workspace's data set: sentences find photos, photos find captions.
+
+    Raises:
+        WorkspaceError: see `load_features`.
+    """
+
+    def __init__(self, workspace: Workspace, split: str, *, reporter: Reporter) -> None:
+        self._store, checkpoint = load_features(workspace, split, reporter)
+        self._model = Model.of_checkpoint(checkpoint, reporter=reporter)
+        self.title = f"{checkpoint.dataset}, {split} split, Stage {checkpoint.stage}"
+        self.root = Path(workspace.about()["root"])
+
+    def answers(self, query: str | Path) -> Kind:
+        return "photos" if isinstance(query, str) else "sentences"
+
+    def search(self, query: str | Path, top_k: int) -> list[Hit]:
+        if isinstance(query, str):
+            return search_images(self._store, torch.from_numpy(self._model.encode_text([query])[0]), top_k)
+        return search_captions(self._store, torch.from_numpy(self._model.encode_images([query])[0]), top_k)
 
 
 def rank_gallery(

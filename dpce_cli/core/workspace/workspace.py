@@ -12,6 +12,7 @@
         cache/                    pooled CNN features, one file per split and setting
         stage1/  stage2/          last.pt, best.pt, epoch-N.pt, lock, metrics.jsonl, curves.png, tensorboard/, bank.h5
         features/                 one HDF5 store per split
+      galleries/                  one folder per gallery, of any data set's model; see core.galleries
 
 Preparing a data set again writes new files beside the old ones, and then replaces dataset.json: a process that is
 killed in between leaves the old data set as it was. What the new one does not change, such as cached features, stays.
@@ -104,6 +105,9 @@ class Workspace:
 
     def stage_folder(self, stage: int) -> Path:
         return self.folder / f"stage{stage}"
+
+    def gallery_folder(self, name: str) -> Path:
+        return self.root / "galleries" / name
 
     def features_path(self, split: str) -> Path:
         return self.folder / "features" / f"{split}.h5"

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dpce_cli.core.errors import QueryError, WorkspaceError
+from dpce_cli.core.galleries import gallery as module
+from dpce_cli.core.galleries.catalogue import About, Catalogue, Found, make_current
+from dpce_cli.core.galleries.gallery import Gallery, gallery_states, recorded_model
+from dpce_cli.core.retrieval.hits import Filters
+from tests.core.galleries.conftest import ColourModel, Place
+
+
+def opened(place: Place, **filters: object) -> Gallery:
+    return Gallery(place.gallery, place.model.as_model(), Filters(**filters))  # type: ignore[arg-type]
+
+
+def found(place: Place, query: str | Path = "red", top_k: int = 10, **filters: object) -> list[str]:
+    root = place.photos
+    return [str(Path(hit.path).relative_to(root)) for hit in opened(place, **filters).search(query, top_k)]
+
+
+def taken(place: Place, name: str, colour: tuple[int, int, int], when: str) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = when
+    place.add(name, colour, exif=exif)
+
+
+def test_sentences_and_photos_rank_photos(place: Place) -> None:
+    place.add("red.png", (255, 0, 0))
+    place.add("orange.png", (255, 128, 0))
+    blue = place.add("blue.png", (0, 0, 255))
+    place.index()
+
+    assert found(place) == ["red.png", "orange.png", "blue.png"]
+    assert found(place, blue, top_k=1) == ["blue.png"]
+    hit = opened(place).search("red")[1]
+    assert (hit.rank, hit.path, hit.caption, hit.date) == (2, str(place.photos / "orange.png"), "", None)
+    assert hit.score == pytest.approx(255 / np.hypot(255, 128))
+
+
+def test_photos_and_sentences_find_sentences(place: Place) -> None:
+    text = place.photos / "labels.txt"
+    text.write_text("a red car\na blue car\n")
+    place.index(text)
+
+    hits = opened(place).search(place.add("blue.png", (0, 0, 255)), 1)
+    assert [(hit.caption, hit.path) for hit in hits] == [("a blue car", str(text))]
+    assert [hit.caption for hit in opened(place).search("red")] == ["a red car", "a blue car"]
+
+
+def test_results_are_those_of_a_complete_sort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 100)
+    rows = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
+    rows[7] = rows[3]
+    rows[11] = np.nan  # damaged
+    with closing(Catalogue.create(tmp_path / "generation-1", About("photos", 3, "colours", "", "m"))) as catalogue:
+        root = catalogue.add_root(Path("/photos"))
+        with catalogue.transaction():
+            for number in range(1000):
+                catalogue.put(root, Found(f"{number:03}".encode(), 1, 1), f"{number}".encode(), None)
+        catalogue.append(range(1, 1001), rows)
+    make_current(tmp_path / "generation-1")
+    vector = rows[3]
+    scores = np.nan_to_num(rows @ vector, nan=-np.inf)
+    hits = Gallery(tmp_path, ColourModel().as_model()).search(vector, 1000)
+
+    expected = np.argsort(-scores, kind="stable")
+    assert [int(hit.path[-3:]) for hit in hits] == expected.tolist()
+
+
+def test_under_since_and_until(place: Place) -> None:
+    taken(place, "a/1.jpg", (255, 0, 0), "2023:12:31 23:59:59")
+    taken(place, "a/b/2.jpg", (255, 50, 0), "2024:01:01 00:00:00")
+    taken(place, "ab/3.jpg", (255, 100, 0), "2024:06:30 12:00:00")
+    place.add("4.jpg", (255, 150, 0))
+    taken(place, "5.jpg", (255, 200, 0), "0000:00:00 00:00:00")
+    place.index()
+
+    assert found(place) == ["a/1.jpg", "a/b/2.jpg", "ab/3.jpg", "4.jpg", "5.jpg"]
+    assert found(place, under=place.photos / "a") == ["a/1.jpg", "a/b/2.jpg"]
+    assert len(found(place, under=place.photos.parent)) == 5
+    assert found(place, since=date(2024, 1, 1)) == ["a/b/2.jpg", "ab/3.jpg"]
+    assert found(place, until=date(2023, 12, 31)) == ["a/1.jpg"]
+    assert found(place, until=date(2024, 1, 1), under=place.photos / "a/b") == ["a/b/2.jpg"]
+    assert opened(place).search("red")[0].date == "2023-12-31T23:59:59"
+    with pytest.raises(QueryError, match="the gallery has nothing there"):
+        found(place, under=place.photos.parent / "elsewhere")
+
+
+def test_near_duplicates_are_shown_once(place: Place) -> None:
+    place.add("1.png", (255, 0, 0))
+    place.add("copy.png", (255, 0, 0))
+    place.add("near.png", (255, 20, 0))
+    place.add("other.png", (255, 120, 0))
+    place.index()
+
+    assert found(place) == ["1.png", "copy.png", "near.png", "other.png"]
+    assert found(place, unique=True) == ["1.png", "other.png"]
+
+
+def test_a_gallery_that_is_being_indexed_can_be_searched(place: Place) -> None:
+    place.add("1.png")
+    place.index()
+    searched = opened(place)
+    with closing(Catalogue(place.gallery / "generation-1", writable=True)) as writer, writer.transaction() as database:
+        database.execute("DELETE FROM items")
+        assert len(searched.search("red")) == 1
+    assert searched.search("red") == []
+    place.index()
+    assert len(searched.search("red")) == 1
+
+
+def test_a_search_goes_on_with_the_gallery_that_has_replaced_another(place: Place) -> None:
+    place.add("1.png")
+    place.index()
+    searched = opened(place)
+    searched.search("red")
+    place.add("2.png")
+    place.index(rebuild=True)
+
+    assert len(searched.search("red")) == 2
+
+
+def test_damaged_rows_are_not_shown(place: Place) -> None:
+    place.add("1.png")
+    place.add("2.png", (200, 90, 0))
+    place.index()
+    rows = np.memmap(place.gallery / "generation-1" / "embeddings.f32", np.float32, "r+", shape=(2, 3))
+    rows[0] *= 5
+    rows.flush()
+
+    assert found(place) == ["2.png"]
+
+
+def test_a_gallery_of_another_model_or_name_is_refused(place: Place) -> None:
+    place.add("1.png")
+    place.index(model_source="/models/dogs")
+    assert recorded_model(place.gallery) == "/models/dogs"
+    with pytest.raises(WorkspaceError, match=r"was made with another model \(model colours\) than model other"):
+        Gallery(place.gallery, ColourModel("other").as_model())
+    with pytest.raises(WorkspaceError, match="there is no such gallery; 'dpce index' makes one; there are: photos"):
+        Gallery(place.gallery.with_name("nosuch"), place.model.as_model())
+    with pytest.raises(QueryError, match="--top-k 0"):
+        opened(place).search("red", 0)
+
+
+def test_the_overview_counts_items_and_names_problems(place: Place) -> None:
+    place.add("1.png")
+    (place.photos / "2.png").touch()
+    place.index()
+    (state,) = gallery_states(place.gallery.parent)
+
+    assert (state.name, state.kind, state.items, state.pending) == ("photos", "photos", 1, 0)
+    assert [path for path, _ in state.problems] == [str(place.photos / "2.png")]
+    assert state.size == sum(file.stat().st_size for file in place.gallery.rglob("*") if file.is_file())
+
+
+def test_search_imports_no_torch() -> None:
+    code = "import sys, dpce_cli.core.galleries.gallery; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
