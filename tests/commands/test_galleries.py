@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.command_line import dpce, succeed
 
 
 @pytest.fixture
 def photos(tmp_path: Path, finished_workspace: Path) -> Path:
-    return shutil.copytree(finished_workspace / "scenes" / "photos" / "test", tmp_path / "photos")
+    return shutil.copytree(Workspace(finished_workspace).load_dataset().root / "test", tmp_path / "photos")
 
 
 def test_a_folder_is_indexed_searched_listed_and_its_gallery_removed(workspace: Path, photos: Path) -> None:
     (photos / "bad.png").write_text("no photo")
+    os.utime(photos / "bad.png", (10**9, 10**9))
     first = succeed("index", photos, "--workers", "0", workspace=workspace)
     assert first.stdout == "gallery photos: 6 photos (7 new, 6 embedded, 1 unreadable)\n"
     assert len(first.warnings) == 1

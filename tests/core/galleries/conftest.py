@@ -46,7 +46,8 @@ class ColourModel:
     def encode_text(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         self.sentences += len(sentences)
         rows = np.array([[word in text.split() for word in ("red", "green", "blue")] for text in sentences], np.float32)
-        return rows.reshape(-1, 3) / np.linalg.norm(rows.reshape(-1, 3), axis=1, keepdims=True)
+        rows = rows.reshape(-1, 3)
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
     def as_model(self) -> Model:
         return cast(Model, self)
