@@ -105,12 +105,12 @@ class Catalogue:
                 self.database.execute("PRAGMA query_only = ON")
             stored = dict(self.database.execute("SELECT key, value FROM about"))
         if stored.pop("format", None) != FORMAT:
-            raise WorkspaceError(f"{folder}: was made by another version of dpce; run 'dpce index' with --rebuild")
+            raise WorkspaceError(f"{folder}: was made by another version of dpce; run 'dpce index FOLDER --rebuild'")
         try:
             self.about = About(**{**stored, "dim": int(stored["dim"])})
         except (KeyError, TypeError, ValueError) as error:
             raise WorkspaceError(
-                f"{folder}: the catalogue is damaged ({error}); run 'dpce index' with --rebuild"
+                f"{folder}: the catalogue is damaged ({error}); run 'dpce index FOLDER --rebuild'"
             ) from error
 
     @classmethod
@@ -246,7 +246,7 @@ class Catalogue:
                 mapped = mmap.mmap(file.fileno(), count * self.about.dim * 4, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise WorkspaceError(
-                f"{self._rows_path}: is missing or cut off ({error}); run 'dpce index' again to repair it"
+                f"{self._rows_path}: is missing or cut off ({error}); run 'dpce index FOLDER' again to repair it"
             ) from error
         return np.frombuffer(mapped, np.float32).reshape(count, self.about.dim)
 
@@ -319,7 +319,7 @@ def _sqlite_errors(folder: Path) -> Iterator[None]:
         ) from error
     except sqlite3.Error as error:
         raise WorkspaceError(
-            f"{folder / 'catalogue.sqlite'}: is damaged ({error}); run 'dpce index' with --rebuild"
+            f"{folder / 'catalogue.sqlite'}: is damaged ({error}); run 'dpce index FOLDER --rebuild'"
         ) from error
 
 
@@ -334,7 +334,7 @@ def generation(folder: Path) -> Path | None:
     except (OSError, UnicodeDecodeError):
         return None
     if not _number(name) or not (folder / name).is_dir():
-        raise WorkspaceError(f"{folder}: its current state {name!r} is gone; run 'dpce index' with --rebuild")
+        raise WorkspaceError(f"{folder}: its current state {name!r} is gone; run 'dpce index FOLDER --rebuild'")
     return folder / name
 
 

@@ -55,7 +55,7 @@ class Gallery:
         if self.about.fingerprint != model.fingerprint:
             raise WorkspaceError(
                 f"{folder}: was made with another model ({self.about.model_name}) than {model.name}; name its model "
-                "with --model, or run 'dpce index' with --rebuild"
+                "with --model, or run 'dpce index FOLDER --rebuild'"
             )
         self._mapped: tuple[Path, Rows] | None = None
 
@@ -161,7 +161,7 @@ def open_gallery(folder: Path) -> Catalogue:
 def _no_such_gallery(folder: Path) -> WorkspaceError:
     others = sorted(path.name for path in folder.parent.glob("*") if (path / "current").is_file())
     hint = f"; there are: {', '.join(others)}" if others else ""
-    return WorkspaceError(f"{folder}: there is no such gallery; 'dpce index' makes one{hint}")
+    return WorkspaceError(f"{folder}: there is no such gallery; 'dpce index FOLDER' makes one{hint}")
 
 
 def _ranked(embeddings: Rows, rows: Indices | None, vector: Vector) -> Iterator[tuple[int, float]]:

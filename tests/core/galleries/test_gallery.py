@@ -146,7 +146,9 @@ def test_a_gallery_of_another_model_or_name_is_refused(place: Place) -> None:
     assert recorded_model(place.gallery) == "/models/dogs"
     with pytest.raises(WorkspaceError, match=r"was made with another model \(model colours\) than model other"):
         Gallery(place.gallery, ColourModel("other").as_model())
-    with pytest.raises(WorkspaceError, match="there is no such gallery; 'dpce index' makes one; there are: photos"):
+    with pytest.raises(
+        WorkspaceError, match="there is no such gallery; 'dpce index FOLDER' makes one; there are: photos"
+    ):
         Gallery(place.gallery.with_name("nosuch"), place.model.as_model())
     with pytest.raises(QueryError, match="--top-k 0"):
         opened(place).search("red", 0)
