@@ -84,6 +84,8 @@ def check_replaceable(folder: Path) -> None:
         raise WorkspaceError(f"{folder}: is a file; choose a new folder") from None
     except OSError as error:
         raise WorkspaceError(f"{folder}: cannot be read ({error.strerror}); choose a new folder") from error
+    if folder.resolve() == Path.cwd():
+        raise WorkspaceError(f"{folder}: is the folder that dpce runs in and cannot be replaced; name a folder in it")
     if other := sorted(names - set(FILES)):
         raise WorkspaceError(
             f"{folder}: holds other files than a model's (first: {other[0]}); choose a new folder, or remove them"

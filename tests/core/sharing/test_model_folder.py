@@ -133,6 +133,14 @@ def test_a_file_is_not_replaced_by_a_folder(trained: Checkpoint, tmp_path: Path)
         save_model(Model.of_checkpoint(trained), tmp_path / "mine", card="", half=False)
 
 
+def test_the_folder_that_the_command_runs_in_is_not_replaced(
+    trained: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WorkspaceError, match="is the folder that dpce runs in and cannot be replaced; name a folder"):
+        save_model(Model.of_checkpoint(trained), Path(), card="", half=False)
+
+
 def test_unknown_words_of_a_query_are_named(folder: Path) -> None:
     reporter = Recorder()
     load_model(folder, reporter=reporter).encode_text(["a zebra mosaic"])
