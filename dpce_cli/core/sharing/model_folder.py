@@ -211,7 +211,7 @@ def load_model(folder: Path, *, device: torch.device | None = None, reporter: Re
 
 def _without_advice(message: str, path: Path) -> str:
     """What is wrong with a file, without what to do where it is a workspace's."""
-    return re.sub("(; |: )[^;:]*prepare-vocab.*", "", message.removeprefix(f"{path}: "))
+    return re.sub("(; |: )[^;:]*(prepare-vocab|--set).*", "", message.removeprefix(f"{path}: "))
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -238,8 +238,6 @@ def _load_weights(path: Path, config: Config, vocabulary_size: int, word_dim: in
         weights: dict[str, Tensor] = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
-    if sum(config.model.text_blocks) > len(weights):
-        raise CheckpointError(f"{path}: holds {len(weights)} tensors, fewer than {CONFIG} has blocks; {_AGAIN}")
     try:
         expected = empty_weights(config, vocabulary_size, word_dim)
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # sizes that no tensor can have

@@ -185,7 +185,7 @@ def test_files_that_are_cut_off_or_changed_are_refused(folder: Path) -> None:
         (b"", "cannot be read"),
         (b"\x00", "cannot be read"),
         (struct.pack("<Q", 2**62) + b"{}", "cannot be read"),
-        (struct.pack("<Q", 2) + b"{}", "holds 0 tensors"),
+        (struct.pack("<Q", 2) + b"{}", "tensors are missing or foreign"),
         (struct.pack("<Q", 4) + b"\xff" * 4, "cannot be read"),
         (
             struct.pack("<Q", 64) + b'{"a":{"dtype":"F32","shape":[9999999999],"data_offsets":[0,4]}}'.ljust(64),
@@ -295,7 +295,7 @@ def test_a_description_that_lists_other_files_is_refused(
         ("embedding_dim", 10**30, "sizes of no network"),
         ("embedding_dim", 17, "expected torch.float32"),
         ("text_width", 1e300, "sizes of no network"),
-        ("text_blocks", [10**9], "fewer than config.json has blocks"),
+        ("text_blocks", [10**9], "text_blocks with 1 to 4 numbers from 1 to 100); export the model again"),
         ("text_blocks", [1, 1], "tensors are missing or foreign"),
     ],
 )
@@ -330,7 +330,7 @@ def test_a_description_that_would_take_all_memory_is_refused(
         ([], "not a vocabulary: 'words' is"),
         ("abc", "not a vocabulary: 'words' is"),
         (["a", 3], "words[1] is 3, not a word"),
-        (["a", "a"], "the word 'a' is there 2 times"),
+        (["a", "a"], "the word 'a' is"),
     ],
 )
 def test_a_list_that_is_no_vocabulary_is_refused(
