@@ -60,7 +60,7 @@ def _half_of_nearest(items: Tensor, bank: Tensor) -> Tensor:
 
 def has_hubness(store: FeatureStore) -> bool:
     """Whether the hubness of the store's photos and captions is known."""
-    return store.meta["bank"] is not None
+    return store.meta.get("bank") is not None
 
 
 def corrected_for_hubs(store: FeatureStore) -> FeatureStore:

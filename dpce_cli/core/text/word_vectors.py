@@ -212,20 +212,35 @@ def load_word_vectors(path: Path) -> tuple[WordVectors, dict[str, Any]]:
             matrix: Row = file["matrix"][()]
             text: str = file["description"].asstr()[()]
             checksum: str = file["sha256"].asstr()[()]
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
+        if checksum != _checksum(text, matrix):
+            raise ValueError("damaged: wrong checksum")
+        description = json.loads(text)
+        word_vectors = WordVectors(
+            vocabulary=Vocabulary.from_json(description["vocabulary"], "vocabulary"),
+            matrix=matrix,
+            coverage=description["coverage"],
+            token_coverage=description["token_coverage"],
+            source=description["source"],
+            oov=description["oov"],
+        )
+        meta = dict(description["meta"])
+        _check(word_vectors)
+    except (
+        *(OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError, VocabularyError),
+    ) as error:
         raise WorkspaceError(f"{path}: these word vectors cannot be read ({error}); {advice}") from error
-    if checksum != _checksum(text, matrix):
-        raise WorkspaceError(f"{path}: these word vectors are damaged (wrong checksum); {advice}")
-    description = json.loads(text)
-    word_vectors = WordVectors(
-        vocabulary=Vocabulary.from_json(description["vocabulary"], str(path)),
-        matrix=matrix,
-        coverage=description["coverage"],
-        token_coverage=description["token_coverage"],
-        source=description["source"],
-        oov=description["oov"],
-    )
-    return word_vectors, description["meta"]
+    return word_vectors, meta
+
+
+def _check(vectors: WordVectors) -> None:
+    """Raise `ValueError` where the parts are not what `WordVectors` says of them."""
+    matrix, shares = vectors.matrix, (vectors.coverage, vectors.token_coverage or 0.0)
+    if matrix.dtype != np.float32 or matrix.ndim != 2 or len(matrix) != len(vectors.vocabulary) or not matrix.size:
+        raise ValueError(f"{matrix.dtype} {matrix.shape} are not the vectors of {len(vectors.vocabulary)} words")
+    if not np.isfinite(matrix).all():
+        raise ValueError("they hold numbers that are not finite")
+    if not isinstance(vectors.source, str) or not all(type(one) in (int, float) and 0 <= one <= 1 for one in shares):
+        raise ValueError("their description is not what build-word2vec writes")
 
 
 def _checksum(description: str, matrix: Row) -> str:

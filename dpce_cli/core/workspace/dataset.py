@@ -115,7 +115,7 @@ def write_dataset(
     for key, (_, _, content) in contents.items():
         with replacing(folder / names[key]) as temporary:
             temporary.write_bytes(content)
-    write_json(folder / "dataset.json", about)
+    write_json(folder / "dataset.json", {**about, "checksum": _checksum(about)})
     return PreparedDataset(
         name=folder.name,
         root=root,
@@ -195,11 +195,19 @@ def _check_about(about: Mapping[str, Any]) -> None:
     for key in ("root", "source", "images", "words", "fingerprint", "training", "vocabulary"):
         if not isinstance(about.get(key), str) or "\0" in about[key]:
             raise ValueError(f"{key} is not text")
+    if about.get("checksum") not in (None, _checksum(about)):
+        raise ValueError("its checksum is another one")
     if not isinstance(about.get("splits"), dict) or not isinstance(about.get("config"), dict):
         raise ValueError("splits or config is not an object")
     for key in ("images", "words"):
         if Path(about[key]).name != about[key]:
             raise ValueError(f"{key} is not the name of a file beside it")
+
+
+def _checksum(about: Mapping[str, Any]) -> str:
+    """Tells dataset.json from a damaged one; files of earlier versions have none."""
+    content = {key: value for key, value in about.items() if key != "checksum"}
+    return _digest([json.dumps(content, sort_keys=True).encode()])
 
 
 def _line(image: PreparedImage, *, with_path: bool = True) -> bytes:

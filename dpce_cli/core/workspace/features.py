@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.errors import WorkspaceError
-from dpce_cli.core.storage.rows import StoreWriter, open_or_resume, read_store
+from dpce_cli.core.storage.rows import Store, StoreWriter, open_or_resume, read_store
 
 # Rows that are looked at together: bounds memory, whatever their number.
 _BLOCK = 2**14
@@ -85,8 +85,8 @@ def load_feature_store(path: Path, remedy: str | None = None) -> FeatureStore:
         features = FeatureStore(
             image_embeddings=torch.from_numpy(store.arrays["image_embeddings"]),
             text_embeddings=torch.from_numpy(store.arrays["text_embeddings"]),
-            image_hubness=torch.from_numpy(store.arrays["image_hubness"]),
-            text_hubness=torch.from_numpy(store.arrays["text_hubness"]),
+            image_hubness=_hubness(store, "image"),
+            text_hubness=_hubness(store, "text"),
             image_of_text=torch.from_numpy(store.arrays["image_of_text"]),
             image_ids=store.texts["image_ids"],
             image_paths=store.texts["image_paths"],
@@ -99,6 +99,13 @@ def load_feature_store(path: Path, remedy: str | None = None) -> FeatureStore:
     if fault := _fault(features):
         raise WorkspaceError(f"{path}: {fault}; delete it and run `{remedy}` again")
     return _readable(features)
+
+
+def _hubness(store: Store, kind: str) -> Tensor:
+    """The stored hubness; zeros for embeddings that were made before it was stored."""
+    if "bank" not in store.meta and f"{kind}_hubness" not in store.arrays:
+        return torch.zeros(len(store.arrays[f"{kind}_embeddings"]))
+    return torch.from_numpy(store.arrays[f"{kind}_hubness"])
 
 
 def _readable(store: FeatureStore) -> FeatureStore:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from dpce_cli.core.errors import VocabularyError, WorkspaceError
 from dpce_cli.core.progress import Advance, Reporter
+from dpce_cli.core.text import word_vectors
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.text.word_vectors import (
     build_word_vectors,
@@ -470,6 +472,40 @@ def test_a_word_vector_file_that_lacks_a_part_is_refused(key: str, saved: Path) 
         del file[key]
     with pytest.raises(WorkspaceError, match=r"cannot be read .*; re-run `dpce build-word2vec`"):
         load_word_vectors(saved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vocabulary": 3}, {"vocabulary": None}, {"coverage": "all"}, {"coverage": 10**400}, {"token_coverage": [1]},
+        {"source": 7}, {"meta": 5}, {"meta": None}, {"vocabulary": {"lowercase": True, "words": ["dog"]}},
+    ],
+    ids=lambda changes: str(changes)[:40],
+)  # fmt: skip
+def test_crafted_word_vectors_end_in_one_line(saved: Path, changes: dict[str, Any]) -> None:
+    with h5py.File(saved, "r+") as file:
+        description = {**json.loads(file["description"].asstr()[()]), **changes}
+        _craft(file, json.dumps({key: value for key, value in description.items() if value is not None}))
+    with pytest.raises(WorkspaceError, match=r"^[^\n]*h5: .*cannot be read .*; re-run `dpce build-word2vec`$"):
+        load_word_vectors(saved)
+
+
+@pytest.mark.parametrize("matrix", [3.0, np.zeros(4), np.zeros((4, 3)), np.full((4, 3), np.nan, np.float32), "text"])
+def test_a_crafted_matrix_ends_in_one_line(saved: Path, matrix: Any) -> None:
+    with h5py.File(saved, "r+") as file:
+        del file["matrix"]
+        file["matrix"] = matrix
+        if not isinstance(matrix, str):
+            _craft(file, file["description"].asstr()[()])
+    with pytest.raises(WorkspaceError, match=r"^[^\n]*h5: .*cannot be read .*; re-run `dpce build-word2vec`$"):
+        load_word_vectors(saved)
+
+
+def _craft(file: h5py.File, description: str) -> None:
+    """Change the description, and the checksum with it."""
+    del file["description"], file["sha256"]
+    file["description"] = description
+    file["sha256"] = word_vectors._checksum(description, file["matrix"][()])
 
 
 def test_a_changed_number_is_noticed(saved: Path) -> None:

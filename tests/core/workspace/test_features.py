@@ -9,6 +9,7 @@ import torch
 
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.errors import WorkspaceError
+from dpce_cli.core.retrieval.hubness import has_hubness
 from dpce_cli.core.storage.rows import open_or_resume
 from dpce_cli.core.workspace.features import load_feature_store, open_feature_store
 
@@ -67,8 +68,17 @@ PARTS: dict[str, Any] = {
 
 def write_parts(path: Path, parts: dict[str, Any]) -> None:
     """A whole store of any parts."""
-    with open_or_resume(path, arrays={}, constants=parts, meta={}) as store:
+    with open_or_resume(path, arrays={}, constants=parts, meta={"bank": None}) as store:
         store.finish()
+
+
+def test_embeddings_from_before_hubness_was_stored_are_read_without(tmp_path: Path) -> None:
+    parts = {name: part for name, part in PARTS.items() if not name.endswith("hubness")}
+    with open_or_resume(tmp_path / "test.h5", arrays={}, constants=parts, meta={}) as writer:
+        writer.finish()
+    store = load_feature_store(tmp_path / "test.h5")
+    assert not has_hubness(store)
+    assert store.text_hubness.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("name", PARTS)
