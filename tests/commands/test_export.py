@@ -108,6 +108,7 @@ def test_onnx_graphs_are_written_on_demand(workspace: Path, tmp_path: Path) -> N
     succeed("export", tmp_path / "model", "--onnx", workspace=workspace)
     assert sorted(os.listdir(tmp_path / "model")) == [
         "README.md",
+        "bank.safetensors",
         "config.json",
         "image.onnx",
         "model.safetensors",

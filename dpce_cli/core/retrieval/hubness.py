@@ -8,12 +8,16 @@ so that an answer never depends on which other queries were asked. The paper (Zh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dpce_cli.core.storage.rows import read_meta
+from dpce_cli.core.workspace.checkpoint import Checkpoint
 from dpce_cli.core.workspace.features import FeatureStore, load_feature_store
 
 NEAREST = 10
@@ -42,6 +46,12 @@ class Bank:
         return _half_of_nearest(embeddings, self.image_embeddings)
 
 
+def bank_loader(path: Path, checkpoint: Checkpoint) -> Callable[[], Bank] | None:
+    """What reads the bank at `path`; None where there is none, or one of another model."""
+    meta = read_meta(path)
+    return partial(load_bank, path) if meta and meta.get("checkpoint") == checkpoint.fingerprint else None
+
+
 def load_bank(path: Path) -> Bank:
     """The bank of a model of the workspace, as extract-features leaves it.
 
@@ -66,13 +76,21 @@ def has_hubness(store: FeatureStore) -> bool:
 def corrected_for_hubs(store: FeatureStore) -> FeatureStore:
     """The store with two more dimensions, whose part of a dot product is minus the hubness of both sides.
 
-    The hubness of the query is the same for all items of a gallery, so that it changes no ranking.
+        The hubness of the query is the same for all items of a gallery, so that it changes no ranking.
 
-    >>> import torch
-    >>> from dpce_cli.core.workspace.features import FeatureStore
-    >>> store = FeatureStore(image_embeddings=torch.tensor([[1.0, 0.0]]), text_embeddings=torch.tensor([[0.6, 0.8]]),
-    ...     image_hubness=torch.tensor([0.2]), text_hubness=torch.tensor([0.1]), image_of_text=torch.tensor([0]),
-    ...     image_ids=("a",), image_paths=("a.jpg",), identities=("",), captions=("a dog",), meta={})
+        >>> images, texts = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
+    >>> store = FeatureStore(
+    ...     image_embeddings=images,
+    ...     text_embeddings=texts,
+    ...     image_hubness=torch.tensor([0.2]),
+    ...     text_hubness=torch.tensor([0.1]),
+    ...     image_of_text=torch.tensor([0]),
+    ...     image_ids=("a",),
+    ...     image_paths=("a.jpg",),
+    ...     identities=("",),
+    ...     captions=("a dog",),
+    ...     meta={},
+    ... )
     >>> corrected = corrected_for_hubs(store)
     >>> round(float(corrected.image_embeddings[0] @ corrected.text_embeddings[0]), 3)
     0.3

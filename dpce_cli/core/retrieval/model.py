@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # a sentence that ONNX Runtime embeds needs no torch, which t
 
     from dpce_cli.core.models.image_encoder import ImageEncoder
     from dpce_cli.core.models.text_encoder import TextEncoder
+    from dpce_cli.core.retrieval.hubness import Bank
     from dpce_cli.core.workspace.checkpoint import Checkpoint
 
     E = TypeVar("E", bound=nn.Module)
@@ -55,6 +56,8 @@ class Model:
     """Reads the state dict of both encoders."""
     text_engine: TextEngine | None = field(default=None, repr=False)
     """What embeds token ids `(sentences, max_words)` in the place of the text encoder, without torch."""
+    load_bank: Callable[[], Bank] | None = field(default=None, repr=False)
+    """Reads the embeddings of training photos and captions that hubs are told by; None: the model has none."""
     device: torch.device | None = None
     """None is the CPU."""
     reporter: Reporter = field(default_factory=Reporter, repr=False)
@@ -62,7 +65,12 @@ class Model:
 
     @classmethod
     def of_checkpoint(
-        cls, checkpoint: Checkpoint, *, device: torch.device | None = None, reporter: Reporter | None = None
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        load_bank: Callable[[], Bank] | None = None,
+        device: torch.device | None = None,
+        reporter: Reporter | None = None,
     ) -> Model:
         """The encoders of a checkpoint."""
         weights = {name: value for name, value in checkpoint.model.items() if name.startswith(_ENCODERS)}
@@ -73,6 +81,7 @@ class Model:
             word_dim=checkpoint.word_dim,
             weights_id=checkpoint.fingerprint,
             load_weights=lambda: weights,
+            load_bank=load_bank,
             device=device,
             reporter=reporter or Reporter(),
         )
@@ -94,6 +103,11 @@ class Model:
     def weights(self) -> Mapping[str, Tensor]:
         """State dict of both encoders."""
         return self.load_weights()
+
+    @cached_property
+    def bank(self) -> Bank | None:
+        """What tells the hubness of photos and sentences, if the model has it."""
+        return self.load_bank() if self.load_bank else None
 
     @cached_property
     def text_encoder(self) -> TextEncoder:

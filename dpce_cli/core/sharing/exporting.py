@@ -10,8 +10,9 @@ from pathlib import Path
 from dpce_cli.core.errors import ConfigError, WorkspaceError
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.evaluation import Evaluation, evaluate_split
+from dpce_cli.core.retrieval.hubness import BANK_PHOTOS, bank_loader
 from dpce_cli.core.retrieval.model import Model
-from dpce_cli.core.sharing.model_folder import check_replaceable, save_model
+from dpce_cli.core.sharing.model_folder import BANK, check_replaceable, save_model
 from dpce_cli.core.workspace.artefacts import load_best, load_features
 from dpce_cli.core.workspace.checkpoint import Checkpoint
 from dpce_cli.core.workspace.dataset import PreparedDataset
@@ -49,8 +50,12 @@ def export_model(
     check_replaceable(folder)
     dataset = workspace.load_dataset()
     checkpoint = load_best(workspace, dataset, stage)
-    card = _card(checkpoint, dataset, _measured(workspace, dataset, checkpoint, reporter), licence)
-    save_model(Model.of_checkpoint(checkpoint), folder, card=card, half=half, onnx=onnx)
+    load_bank = bank_loader(workspace.bank_path(checkpoint.stage), checkpoint)
+    if not load_bank:
+        reporter.note("the model cannot correct for hubs in galleries; run 'dpce extract-features' first, and it can")
+    measured = _measured(workspace, dataset, checkpoint, reporter)
+    card = _card(checkpoint, dataset, measured, licence, has_bank=bool(load_bank))
+    save_model(Model.of_checkpoint(checkpoint, load_bank=load_bank), folder, card=card, half=half, onnx=onnx)
     return checkpoint
 
 
@@ -74,7 +79,14 @@ def _measured(
     return measured
 
 
-def _card(checkpoint: Checkpoint, dataset: PreparedDataset, measured: dict[str, Evaluation], licence: str) -> str:
+def _card(
+    checkpoint: Checkpoint,
+    dataset: PreparedDataset,
+    measured: dict[str, Evaluation],
+    licence: str,
+    *,
+    has_bank: bool,
+) -> str:
     photos, captions = Counter[str](), Counter[str]()
     for image in dataset.images:
         photos[image.split] += 1
@@ -119,6 +131,15 @@ first {checkpoint.config.text.max_words} of them in a sentence.
 ## Results
 
 {_recalls(measured)}
+{_HUBS if has_bank else ""}"""
+
+
+_HUBS = f"""
+## Hubs
+
+Some photos are near to every sentence. `{BANK}` has embeddings of up to {BANK_PHOTOS:,} training photos and of their
+captions, by which dpce tells such photos and lowers their scores in galleries. The results above are without this
+correction.
 """
 
 

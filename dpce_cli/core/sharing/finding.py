@@ -34,9 +34,12 @@ def find_model(
     """
     if name is not None:
         return load_model(locate_model(name, reporter), device=device, reporter=reporter)
+    from dpce_cli.core.retrieval.hubness import bank_loader
     from dpce_cli.core.workspace.artefacts import load_best
 
-    return Model.of_checkpoint(load_best(workspace, None, None), device=device, reporter=reporter)
+    checkpoint = load_best(workspace, None, None)
+    load_bank = bank_loader(workspace.bank_path(checkpoint.stage), checkpoint)
+    return Model.of_checkpoint(checkpoint, load_bank=load_bank, device=device, reporter=reporter)
 
 
 def locate_model(name: str, reporter: Reporter | None = None) -> Path:

@@ -4,6 +4,7 @@
     config.json         format, configuration, preprocessing, and size and SHA-256 of the other files
     vocabulary.json     the words, in the order of their rows
     README.md           the model card, which may be edited
+    bank.safetensors    embeddings of some training photos and captions, by which hubs are told; see `retrieval.hubness`
     text.onnx           both encoders with their test protocol, where they were asked for; see `core.sharing.onnx`
     image.onnx
 
@@ -32,9 +33,12 @@ if TYPE_CHECKING:  # a text search with ONNX Runtime needs no torch
     import torch
     from torch import Tensor
 
+    from dpce_cli.core.retrieval.hubness import Bank
+
 FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.json", "vocabulary.json", "README.md"
-_CHECKED = (WEIGHTS, VOCABULARY, TEXT, IMAGE)
+BANK = "bank.safetensors"
+_CHECKED = (WEIGHTS, VOCABULARY, BANK, TEXT, IMAGE)
 """Files that config.json lists."""
 FILES = (CONFIG, CARD, *_CHECKED)
 """All that can be in a folder."""
@@ -56,18 +60,26 @@ def save_model(model: Model, folder: Path, *, card: str, half: bool, onnx: bool 
         ConfigError: `onnx` needs a library that is missing.
         WorkspaceError: the folder holds something else than a model, or cannot be written.
     """
-    import safetensors.torch
-
     check_replaceable(folder)
     with replacing_folder(folder) as temporary:
         stored = {name: _stored(value, half) for name, value in sorted(model.weights.items())}
-        safetensors.torch.save_file(stored, temporary / WEIGHTS)
+        _write_tensors(temporary / WEIGHTS, stored)
+        if model.bank:
+            _write_tensors(temporary / BANK, {name: rows.half() for name, rows in vars(model.bank).items()})
         if onnx:
             write_onnx(replace(model, load_weights=lambda: _as_used(stored), device=None), temporary)
         _write_json(temporary / VOCABULARY, model.vocabulary.to_json())
         _write_json(temporary / CONFIG, _description(model, temporary, half))
         (temporary / CARD).write_text(card, encoding="utf-8")
-        (temporary / WEIGHTS).chmod((temporary / CARD).stat().st_mode)  # safetensors lets nobody else read it
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    import safetensors.torch
+
+    path.touch()
+    mode = path.stat().st_mode
+    safetensors.torch.save_file(tensors, path)
+    path.chmod(mode)  # safetensors lets nobody else read it
 
 
 def check_replaceable(folder: Path) -> None:
@@ -204,6 +216,7 @@ def load_model(folder: Path, *, device: torch.device | None = None, reporter: Re
         weights_id=weights,
         text_engine=engine,
         load_weights=lambda: _load_weights(parts.checked(WEIGHTS), config, len(vocabulary), word_dim),
+        load_bank=(lambda: _load_bank(parts.checked(BANK), config.model.embedding_dim)) if BANK in listed else None,
         device=device,
         reporter=reporter or Reporter(),
     )
@@ -230,14 +243,9 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _load_weights(path: Path, config: Config, vocabulary_size: int, word_dim: int) -> dict[str, Tensor]:
     """The weights of a folder, where they are those of the configured model."""
-    import safetensors
-    import safetensors.torch
     import torch
 
-    try:
-        weights: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
+    weights = _read_tensors(path)
     try:
         expected = empty_weights(config, vocabulary_size, word_dim)
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # sizes that no tensor can have
@@ -258,6 +266,32 @@ def _load_weights(path: Path, config: Config, vocabulary_size: int, word_dim: in
         if not bool(value.isfinite().all()):
             raise CheckpointError(f"{path}: {name} holds numbers that are not finite; {_AGAIN}")
     return _as_used(weights)
+
+
+def _load_bank(path: Path, dim: int) -> Bank:
+    """The bank of a folder, where it is one of embeddings of the model's length."""
+    from dpce_cli.core.retrieval.hubness import Bank
+
+    rows = {name: value.float() for name, value in _read_tensors(path).items()}
+    if rows.keys() != {"image_embeddings", "text_embeddings"}:
+        raise CheckpointError(f"{path}: holds {', '.join(sorted(rows))[:200]}, and no bank; {_AGAIN}")
+    for name, value in rows.items():
+        if value.ndim != 2 or not len(value) or value.shape[1] != dim:
+            raise CheckpointError(f"{path}: {name} is {tuple(value.shape)}, expected rows of {dim}; {_AGAIN}")
+        if not bool(((value.norm(dim=1) - 1).abs() < 1e-2).all()):
+            raise CheckpointError(f"{path}: {name} has a row that is no unit vector; {_AGAIN}")
+    return Bank(**rows)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    import safetensors
+    import safetensors.torch
+
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
+    return tensors
 
 
 def _read_json(path: Path) -> dict[str, Any]:

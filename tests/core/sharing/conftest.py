@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.sharing.exporting import export_model
-from dpce_cli.core.sharing.model_folder import CONFIG
+from dpce_cli.core.sharing.model_folder import CARD, CONFIG
 from dpce_cli.core.workspace.checkpoint import Checkpoint
 from tests.core.conftest import Trained
 from tests.core.tiny import checkpoint
@@ -48,7 +49,8 @@ def list_again(folder: Path, change_config: Callable[..., None]) -> Callable[[],
                 "bytes": len(content := (folder / name).read_bytes()),
                 "sha256": hashlib.sha256(content).hexdigest(),
             }
-            for name in json.loads((folder / CONFIG).read_text())["files"]
+            for name in os.listdir(folder)
+            if name not in (CONFIG, CARD)
         }
         change_config(files=files)
 

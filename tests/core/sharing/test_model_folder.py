@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch.nn import functional as F
 
 from dpce_cli.core.errors import CheckpointError, WorkspaceError
+from dpce_cli.core.retrieval.hubness import Bank
 from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.sharing.model_folder import load_model, save_model
 from dpce_cli.core.workspace.checkpoint import Checkpoint
@@ -65,6 +67,54 @@ def test_the_same_model_makes_the_same_bytes(trained: Checkpoint, tmp_path: Path
         save_model(Model.of_checkpoint(trained), tmp_path / name, card="", half=False)
     for file in os.listdir(tmp_path / "one"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def _bank(dim: int) -> Bank:
+    images, texts = torch.eye(dim)[:3], F.normalize(torch.rand(5, dim, generator=torch.Generator().manual_seed(0)))
+    return Bank(image_embeddings=images, text_embeddings=texts)
+
+
+def test_a_bank_travels_with_the_model(trained: Checkpoint, folder: Path, tmp_path: Path) -> None:
+    model = Model.of_checkpoint(trained)
+    bank = _bank(model.dim)
+    save_model(replace(model, load_bank=lambda: bank), tmp_path / "with", card="", half=False)
+
+    found = load_model(tmp_path / "with")
+    assert found.bank
+    torch.testing.assert_close(found.bank.image_embeddings, bank.image_embeddings, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.bank.text_embeddings, bank.text_embeddings, atol=1e-3, rtol=0)
+    assert found.fingerprint == load_model(folder).fingerprint
+    assert load_model(folder).bank is None
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fault"),
+    [
+        ({"image_embeddings": torch.eye(4)}, "holds image_embeddings, and no bank"),
+        ({"image_embeddings": torch.ones(3), "text_embeddings": torch.ones(3)}, r"image_embeddings is \(3,\)"),
+        ({"image_embeddings": torch.eye(3), "text_embeddings": torch.eye(3)}, r"is \(3, 3\), expected rows of"),
+    ],
+)
+def test_a_bank_of_another_kind_is_refused(
+    trained: Checkpoint,
+    folder: Path,
+    tmp_path: Path,
+    list_again: Callable[[], None],
+    tensors: dict[str, torch.Tensor],
+    fault: str,
+) -> None:
+    safetensors.torch.save_file(tensors, folder / "bank.safetensors")
+    list_again()
+    with pytest.raises(CheckpointError, match=rf"bank\.safetensors: .*{fault}"):
+        _ = load_model(folder).bank
+
+
+def test_a_bank_with_rows_of_other_lengths_is_refused(folder: Path, list_again: Callable[[], None]) -> None:
+    rows = {name: 2 * value for name, value in vars(_bank(load_model(folder).dim)).items()}
+    safetensors.torch.save_file(rows, folder / "bank.safetensors")
+    list_again()
+    with pytest.raises(CheckpointError, match=r"image_embeddings has a row that is no unit vector"):
+        _ = load_model(folder).bank
 
 
 def test_half_of_the_bytes_embed_almost_the_same(trained: Checkpoint, folder: Path, tmp_path: Path) -> None:
