@@ -56,6 +56,6 @@ def galleries(
     for state in states:
         if state.problems:
             path, reason = state.problems[0]
-            typer.echo(visible(f"{state.name}: {reason if path in reason else f'{path}: {reason}'}"))
+            typer.echo(visible(f"{state.name}: {path}: {reason}"))
     if any(len(state.problems) > 1 for state in states):
         typer.echo("--json has all problems")

@@ -92,8 +92,8 @@ class _Encoded:
     """A batch of contents."""
 
     embedded: list[tuple[int, Array]] = field(default_factory=list)
-    problems: list[tuple[str, int]] = field(default_factory=list)
-    """Why a content cannot be embedded; remembered."""
+    problems: list[tuple[str, str, int]] = field(default_factory=list)
+    """Names of contents that cannot be embedded, and why; remembered."""
     unsteady: list[str] = field(default_factory=list)
     """Files that changed meanwhile, or could not be read this time; left to the next run."""
 
@@ -326,8 +326,8 @@ class _Indexer:
         for batch in batches:
             self._waiting += batch.embedded
             if batch.problems:
-                self.catalogue.set_problems(batch.problems)
-            for message in [*(problem for problem, _ in batch.problems), *batch.unsteady]:
+                self.catalogue.set_problems([(reason, content) for _, reason, content in batch.problems])
+            for message in [*(f"{name}: {reason}" for name, reason, _ in batch.problems), *batch.unsteady]:
                 self._reporter.warn(f"{message}: skipped")
             self.result.counts["embedded"] += len(batch.embedded)
             self.result.counts["unreadable"] += len(batch.problems)
@@ -399,7 +399,7 @@ def _encode_sentences(model: Model, pending: Sequence[_Pending]) -> Iterator[_En
             if model.knows(sentence):
                 known.append((one.content, sentence))
             else:
-                batch.problems.append((f"{sentence!r}: the model knows none of its words", one.content))
+                batch.problems.append((repr(sentence), "the model knows none of its words", one.content))
         rows = model.encode_text([sentence for _, sentence in known])
         batch.embedded = list(zip((content for content, _ in known), rows, strict=True))
         yield batch
@@ -422,7 +422,7 @@ def _encode_photos(model: Model, root: Path, pending: Sequence[_Pending], worker
             elif reason is None:
                 batch.embedded.append((one.content, rows[position]))
             else:
-                batch.problems.append((reason, one.content))
+                batch.problems.append((str(path), reason.removeprefix(f"{path}: "), one.content))
         yield batch
 
 

@@ -140,7 +140,7 @@ def test_an_unreadable_photo_is_remembered_and_tried_again_when_it_changes(place
     os.utime(path, (LONG_AGO,) * 2)
     assert +place.index().counts == {"new": 1, "unreadable": 1}
     assert "a.png: not a JPEG" in place.notes.warnings[0]
-    assert "not a JPEG" in place.content()["a.png"]
+    assert place.content()["a.png"].startswith("not a JPEG")
     opened.clear()
     assert not +place.index().counts
     assert (opened, place.notes.warnings) == ([], [])
@@ -385,7 +385,7 @@ def test_sentences_of_a_text_file_and_of_a_table(place: Place) -> None:
     assert place.content() == {
         "a red car": (1, 0, 0, None),
         "a blue car": (0, 0, 1, None),
-        "zyx": "'zyx': the model knows none of its words",
+        "zyx": "the model knows none of its words",
     }
     text.write_text("a red car\ngreen\n")
     assert +place.index(text).counts == {"new": 1, "gone": 2, "embedded": 1}
