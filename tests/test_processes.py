@@ -126,12 +126,12 @@ def test_processes_whose_launcher_is_killed_stop_after_the_same_step(workspace: 
 
 @pytest.mark.slow
 def test_an_error_of_all_processes_is_reported_once(workspace: Path) -> None:
-    with running(*train(workspace, 1, "--processes", "2", "--set", "stage1.batch_size=1")) as process:
+    with running(*train(workspace, 1, "--processes", "3", "--set", "stage1.batch_size=2")) as process:
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (1, "")
     assert stderr.count("Error: ") == 1
     assert stderr.splitlines()[-1] == (
-        "Error: stage1.batch_size=1 is too small for 2 processes, of which each needs a photo; raise it with --set, or "
+        "Error: stage1.batch_size=2 is too small for 3 processes, of which each needs a photo; raise it with --set, or "
         "use fewer processes"
     )
 
