@@ -1,8 +1,17 @@
 """dpce: image-text retrieval with dual-path convolutional embeddings and instance loss.
 
-For programs, `load_model` gives a `Model` that embeds sentences and photos. What is wrong with files, models or
-queries raises a `DpceError` whose message is for people. Whatever is slow to import is imported when it is used, so
-that `import dpce_cli` is instant.
+For programs, `load_model` gives a `Model` that embeds sentences and photos, and a `Gallery` that `dpce index` made is
+searched with it:
+
+    import dpce_cli
+
+    model = dpce_cli.load_model("dogs-model")
+    gallery = dpce_cli.Gallery("dpce-workspace/galleries/photos", model)
+    for hit in gallery.search("two dogs in the snow", top_k=5):
+        print(hit.score, hit.path)
+
+What is wrong with files, models or queries raises a `DpceError` whose message is for people. Whatever is slow to import
+is imported when it is used, so that `import dpce_cli` is instant.
 """
 
 from __future__ import annotations
@@ -13,12 +22,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dpce_cli.core.errors import DpceError
+    from dpce_cli.core.galleries.gallery import Gallery
+    from dpce_cli.core.retrieval.hits import Filters, Hit
     from dpce_cli.core.retrieval.model import Model
 
 __version__ = "0.2.0"
-__all__ = ["DpceError", "Model", "load_model"]
+__all__ = ["DpceError", "Filters", "Gallery", "Hit", "Model", "load_model"]
 
-_MODULES = {"DpceError": "core.errors", "Model": "core.retrieval.model"}
+_MODULES = {
+    "DpceError": "core.errors",
+    "Filters": "core.retrieval.hits",
+    "Gallery": "core.galleries.gallery",
+    "Hit": "core.retrieval.hits",
+    "Model": "core.retrieval.model",
+}
 
 
 def __getattr__(name: str) -> object:

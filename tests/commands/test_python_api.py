@@ -29,24 +29,48 @@ def example(documented: Any) -> str:
     return textwrap.dedent(found[0])
 
 
-def test_the_example_of_load_model_runs(
-    model: Path, finished_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    photos = Workspace(finished_workspace).load_dataset().root
+@pytest.fixture
+def here(model: Path, finished_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the model and the photo that the examples name."""
     (tmp_path / "dogs-model").symlink_to(model)
-    (tmp_path / "rex.jpg").write_bytes((photos / "test" / "000000.png").read_bytes())
+    test_photos = Workspace(finished_workspace).load_dataset().root / "test"
+    (tmp_path / "rex.jpg").write_bytes((test_photos / "000000.png").read_bytes())
     monkeypatch.chdir(tmp_path)
-    code = example(dpce_cli.load_model)
-    sentences = "two dogs in the snow", "a red bus"
-    for sentence in sentences:
-        assert sentence in code
-        code = code.replace(sentence, "a woman in blue" if "dogs" in sentence else "a man")  # words of this model
+    return tmp_path
+
+
+def run(code: str) -> dict[str, Any]:
+    """Run an example with sentences that the tests' model knows; what it has called by which names."""
+    for sentence, known in (("two dogs in the snow", "a woman in blue"), ("a red bus", "a man")):
+        code = code.replace(sentence, known)
     names: dict[str, Any] = {}
     with tiny_resnet18():
         exec(code, names)
+    return names
+
+
+def test_the_example_of_load_model_runs(here: Path) -> None:
+    names = run(example(dpce_cli.load_model))
     assert names["similarity"].shape == (1, 2)
     assert names["sentences"].dtype == names["photos"].dtype == np.float32
     np.testing.assert_allclose((names["photos"] ** 2).sum(1), 1, atol=1e-6)
+
+
+def test_the_example_of_a_gallery_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "photos").mkdir()
+    (here / "rex.jpg").rename(here / "photos" / "rex.jpg")
+    succeed("index", "photos", "--model", "dogs-model", "--workers", "0")
+    hits = run(example(dpce_cli))["gallery"].search("a man", top_k=1)
+    score, path = capsys.readouterr().out.split(maxsplit=1)
+    assert path.strip() == hits[0].path == str(here / "photos" / "rex.jpg")
+    assert -1 <= float(score) <= 1
+    assert isinstance(hits[0], dpce_cli.Hit)
+
+
+def test_the_example_of_the_model_card_runs(here: Path) -> None:
+    card = (here / "dogs-model" / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card, flags=re.DOTALL | re.MULTILINE)
+    assert run(code.replace("THIS_FOLDER", "dogs-model"))["similarity"].shape == (1, 1)
 
 
 def test_what_the_package_offers_is_there() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpce_cli.core.errors import DataError
+
 SPLITS = ("train", "val", "test")
 
 
@@ -47,3 +49,15 @@ class CaptionedImages:
     """The folder of the original photos, if `root` has copies of them."""
     skipped: tuple[str, ...] = ()
     """One line per kind of input that was left out: what, how many, and the first few names."""
+
+
+def check_encodable(text: str, where: str) -> None:
+    """See that a text can be written.
+
+    Raises:
+        DataError: it has lone surrogates: a name that is not UTF-8, or JSON with half a character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: {text!a} is not Unicode text; rewrite or rename it") from error

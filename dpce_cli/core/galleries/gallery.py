@@ -49,7 +49,8 @@ class Gallery:
     root = Path("/")
     """What the paths of answers are relative to."""
 
-    def __init__(self, folder: Path, model: Model, filters: Filters | None = None) -> None:
+    def __init__(self, folder: str | Path, model: Model, filters: Filters | None = None) -> None:
+        folder = Path(folder)
         self.folder, self.model, self.filters = folder, model, filters or Filters()
         self.about = about_gallery(folder)
         if self.about.fingerprint != model.fingerprint:

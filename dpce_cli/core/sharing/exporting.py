@@ -112,7 +112,16 @@ with Instance Loss* (ACM TOMM 2020).
 ## Use
 
 ```sh
+dpce index ~/photos --model THIS_FOLDER
+dpce retrieve --gallery photos --query "two dogs in the snow"
 dpce encode --model THIS_FOLDER --query "two dogs in the snow"
+```
+
+```python
+import dpce_cli
+
+model = dpce_cli.load_model("THIS_FOLDER")
+similarity = model.encode_images(["rex.jpg"]) @ model.encode_text(["two dogs in the snow"]).T
 ```
 
 `THIS_FOLDER` is the folder of this file, or `hf:USER/NAME` where it lies on the Hugging Face hub.

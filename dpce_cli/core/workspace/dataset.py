@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dpce_cli.core.config import Config
-from dpce_cli.core.data.readers.reading import check_encodable
-from dpce_cli.core.data.records import SPLITS, CaptionedImage, instance_ids
-from dpce_cli.core.data.splits import split_ids
+from dpce_cli.core.data.records import SPLITS, CaptionedImage, check_encodable, instance_ids
 from dpce_cli.core.errors import DpceError, WorkspaceError
 from dpce_cli.core.storage.files import replacing, write_json
 from dpce_cli.core.text.vocabulary import Vocabulary
@@ -98,6 +96,8 @@ def write_dataset(
         "words": ("vocabulary", "json", _json(vocabulary.to_json())),
     }
     if with_split_ids:
+        from dpce_cli.core.data.splits import split_ids  # imports torch, and a search may need none
+
         contents["split_ids"] = ("splits", "json", _json(split_ids(kept)))
     names = {key: f"{stem}-{_digest([content])[:12]}.{suffix}" for key, (stem, suffix, content) in contents.items()}
     about = {

@@ -25,6 +25,7 @@ from dpce_cli.core.sharing import onnx as onnx_files
 from dpce_cli.core.sharing.graphs import ImageGraph
 from dpce_cli.core.sharing.model_folder import load_model, save_model
 from dpce_cli.core.workspace.checkpoint import Checkpoint
+from tests.command_line import succeed
 from tests.core.sharing.hub import serving
 
 SENTENCES = ["a", "a mosaic of x1", "many x2 with z3", "a mosaic of x1 y1 z1 many with x2 y2 z2 x3"]
@@ -123,22 +124,31 @@ assert "numpy" not in sys.modules
 model = dpce_cli.load_model(sys.argv[1])
 assert model.encode_text(["a mosaic of x1"]).shape == (1, 16)
 from dpce_cli.app import main
-sys.argv = ["dpce", "encode", "--model", "hf:someone/dogs", "--query", "a mosaic of x1", "--output", sys.argv[2]]
-try:
-    main()
-except SystemExit as stop:
-    assert not stop.code
+query = ["--query", "a mosaic of x1"]
+encode = ["encode", "--model", "hf:someone/dogs", *query, "--output", sys.argv[2]]
+retrieve = ["retrieve", "--gallery", "photos", *query, "--json", "--workspace", sys.argv[3]]
+for command in (encode, retrieve):
+    sys.argv = ["dpce", *command]
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code
 print([name for name in ("torch", "gensim", "nltk", "scipy", "h5py", "PIL") if name in sys.modules])
 """
 
 
-def test_sentences_need_no_torch(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(folder), str(tmp_path / "vectors.npy")]
+def test_sentences_need_no_torch(folder: Path, tmp_path: Path, photos: Path) -> None:
+    workspace = tmp_path / "workspace"
+    succeed("index", photos, "--name", "photos", "--model", folder, "--workers", "0", workspace=workspace)
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(folder), str(tmp_path / "vectors.npy"), str(workspace)]
     with serving(folder) as (address, served):
         environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub")}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "image.onnx" in served
-    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    hits, imported = done.stdout.rsplit("]\n", 1)[0].rsplit("\n", 1)
+    assert imported == "["
+    assert len(json.loads(hits)) == 10
     np.testing.assert_allclose(
         np.load(tmp_path / "vectors.npy"), load_model(folder).encode_text(["a mosaic of x1"]), atol=1e-6
     )

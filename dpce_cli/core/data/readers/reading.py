@@ -13,7 +13,7 @@ from typing import Any
 
 from dpce_cli.core.data.images import FORMATS
 from dpce_cli.core.data.readers.matching import PhotoNames
-from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
+from dpce_cli.core.data.records import CaptionedImage, CaptionedImages, check_encodable
 from dpce_cli.core.data.shards import check_inside
 from dpce_cli.core.errors import ConfigError, DataError
 
@@ -217,18 +217,6 @@ def scan_files(root: Path, folder: str = "", suffixes: tuple[str, ...] = IMAGE_S
 
 def _unlistable(folder: str | Path, error: OSError) -> DataError:
     return DataError(f"{folder}: cannot be listed ({error.strerror}); check the path and its permissions")
-
-
-def check_encodable(text: str, where: str) -> None:
-    """See that a text can be written.
-
-    Raises:
-        DataError: it has lone surrogates: a name that is not UTF-8, or JSON with half a character.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {text!a} is not Unicode text; rewrite or rename it") from error
 
 
 def relative_path(name: str, where: str) -> str:

@@ -16,7 +16,6 @@ from dpce_cli.core.data.readers.reading import (
     CaptionRow,
     Skips,
     captioned_images,
-    check_encodable,
     check_fractions,
     decode,
     drawn_splits,
@@ -29,7 +28,7 @@ from dpce_cli.core.data.readers.reading import (
     scan_files,
     stated_captions,
 )
-from dpce_cli.core.data.records import CaptionedImage, CaptionedImages
+from dpce_cli.core.data.records import CaptionedImage, CaptionedImages, check_encodable
 from dpce_cli.core.data.shards import Extent, extent, members
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.progress import Reporter
