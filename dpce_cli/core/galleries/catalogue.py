@@ -5,7 +5,7 @@
       current                 name of the generation that is searched
       generation-1/
         catalogue.sqlite      roots, files and contents, each content with the row of its embedding
-        embeddings.f32        float32 rows of `dim` numbers, memory-mapped for search
+        embeddings.f32        float32 rows of an embedding and minus its hubness, memory-mapped for search
 
 Rows are appended and synced to the disk first; then one transaction of the catalogue names them. A process that is
 killed in between leaves rows that nothing names. Rows never move or change, so a search beside a running indexer sees
@@ -65,14 +65,16 @@ class About:
 
     kind: str
     """"photos" or "sentences"."""
-    dim: int
-    """Length of an embedding."""
+    row_length: int
+    """Numbers per row: of an embedding, and minus its hubness (see `retrieval.hubness`)."""
     fingerprint: str
     """Of the model that made the embeddings."""
     model: str
     """Folder or hub name of that model; "" for the best model of the workspace's data set."""
     model_name: str
     """For people."""
+    corrects_hubs: bool
+    """Whether the hubness of the items is known; else it is 0."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,10 @@ class Catalogue:
         if stored.pop("format", None) != FORMAT:
             raise WorkspaceError(f"{folder}: was made by another version of dpce; run 'dpce index FOLDER --rebuild'")
         try:
-            self.about = About(**{**stored, "dim": int(stored["dim"])})
+            corrects_hubs = {"True": True, "False": False}[stored["corrects_hubs"]]
+            self.about = About(
+                **{**stored, "row_length": int(stored["row_length"]), "corrects_hubs": corrects_hubs},
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise WorkspaceError(
                 f"{folder}: the catalogue is damaged ({error}); run 'dpce index FOLDER --rebuild'"
@@ -234,21 +239,21 @@ class Catalogue:
         return 0 if last is None else last + 1
 
     def embeddings(self, count: int) -> Rows:
-        """The first `count` rows, `(count, dim)`, read from the disk when they are used.
+        """The first `count` rows, `(count, row_length)`, read from the disk when they are used.
 
         Raises:
             WorkspaceError: the file is missing or too short.
         """
         if not count:
-            return np.empty((0, self.about.dim), dtype=np.float32)
+            return np.empty((0, self.about.row_length), dtype=np.float32)
         try:
             with open(self._rows_path, "rb") as file:
-                mapped = mmap.mmap(file.fileno(), count * self.about.dim * 4, access=mmap.ACCESS_READ)
+                mapped = mmap.mmap(file.fileno(), count * self.about.row_length * 4, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise WorkspaceError(
                 f"{self._rows_path}: is missing or cut off ({error}); run 'dpce index FOLDER' again to repair it"
             ) from error
-        return np.frombuffer(mapped, np.float32).reshape(count, self.about.dim)
+        return np.frombuffer(mapped, np.float32).reshape(count, self.about.row_length)
 
     def append(self, contents: Sequence[int], rows: Rows) -> None:
         """Keep the embeddings of contents: on the disk first, then in the catalogue.
@@ -257,7 +262,7 @@ class Catalogue:
             WorkspaceError: the disk is full, or the files cannot be written.
         """
         data = [np.ascontiguousarray(row, dtype=np.float32).tobytes() for row in rows]
-        length = self.about.dim * 4
+        length = self.about.row_length * 4
         try:
             file = os.open(self._rows_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -284,7 +289,7 @@ class Catalogue:
 
         Reads the whole file: about 3 s for a million rows of 512 numbers that are in the system's cache.
         """
-        length = self.about.dim * 4
+        length = self.about.row_length * 4
         with _sqlite_errors(self.folder):
             named = self.database.execute(
                 "SELECT id, row, checksum FROM contents WHERE row IS NOT NULL ORDER BY row"

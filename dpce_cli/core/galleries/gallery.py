@@ -72,7 +72,8 @@ class Gallery:
         """The items nearest to a query, best first.
 
         Args:
-            query: a sentence, the path of a photo or an open one, or an embedding `(dim,)`, L2-normalised.
+            query: a sentence, the path of a photo or an open one, or an embedding `(dim,)`, L2-normalised, which is
+                compared without the correction for hubs.
 
         Raises:
             QueryError: the model knows no word of the query, `top_k` is below 1, or `filters.under` is no folder of the
@@ -98,7 +99,7 @@ class Gallery:
                 if not items or zlib.crc32(embedding.tobytes()) != items[0][3]:
                     continue  # gone, or damaged on the disk
                 if filters.unique:
-                    if any(float(embedding @ other) >= _NEAR_DUPLICATE for other in shown):
+                    if any(float(embedding[:-1] @ other[:-1]) >= _NEAR_DUPLICATE for other in shown):
                         continue
                     shown.append(embedding)
                     items = items[:1]
@@ -109,13 +110,14 @@ class Gallery:
         return hits
 
     def _embedded(self, query: str | Path | Image.Image | Vector) -> Vector:
+        """The embedding of a query, and 1 where hubs are to be corrected: among items of the other kind."""
         if isinstance(query, np.ndarray):
-            return query
+            return np.append(query, np.float32(0))
         if isinstance(query, str):
-            (vector,) = self.model.encode_text([query])
+            (vector,), is_other_kind = self.model.encode_text([query]), self.about.kind == "photos"
         else:
-            (vector,) = self.model.encode_images([query])
-        return np.asarray(vector)
+            (vector,), is_other_kind = self.model.encode_images([query]), self.about.kind == "sentences"
+        return np.append(vector, np.float32(is_other_kind))
 
     def _embeddings(self, catalogue: Catalogue) -> Rows:
         count = catalogue.row_count()

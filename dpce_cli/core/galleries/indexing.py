@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from dpce_cli.core.data.loading import read_views, stop_without_launcher
 from dpce_cli.core.data.records import CaptionedImage
@@ -41,6 +42,7 @@ from dpce_cli.core.galleries.scanning import (
 )
 from dpce_cli.core.processes.collectives import decided_by_first, gather_objects, rank, share
 from dpce_cli.core.progress import Advance, Reporter
+from dpce_cli.core.retrieval.hubness import Bank, with_hubness
 from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.storage.locks import exclusive
 
@@ -133,10 +135,11 @@ def index_gallery(
     """
     with ExitStack() as stack:
         indexer = _Indexer(folder, exclude=exclude, prune=prune, rebuild=rebuild, reporter=reporter)
-        about = About("", model.dim, model.fingerprint, model_source or "", model.name)
-        decided_by_first(lambda: indexer.begin(roots, about, stack, is_named=is_named))
+        about = About("", model.dim + 1, model.fingerprint, model_source or "", model.name, bool(model.load_bank))
+        corrects_hubs = decided_by_first(lambda: indexer.begin(roots, about, stack, is_named=is_named))
+        bank = model.bank if corrects_hubs else None
         while work := decided_by_first(indexer.next_work):
-            for batches in _together(_encode(model, work, workers)):
+            for batches in _together(_encode(model, bank, work, workers)):
                 if not rank():
                     indexer.keep(batches)
                 stop_without_launcher()
@@ -168,8 +171,11 @@ class _Indexer:
         self._waiting: list[tuple[int, Array]] = []
         self._saved = time.monotonic()
 
-    def begin(self, roots: Sequence[Path], about: About, stack: ExitStack, *, is_named: bool) -> None:
-        """Check everything; then open the catalogue, and have it know what is gone and what is to be hashed."""
+    def begin(self, roots: Sequence[Path], about: About, stack: ExitStack, *, is_named: bool) -> bool:
+        """Check everything; then open the catalogue, and have it know what is gone and what is to be hashed.
+
+        Returns whether the gallery corrects hubs.
+        """
         roots = list(dict.fromkeys(root.expanduser().resolve() for root in roots))
         lock = exclusive(self._folder / "lock", "another process indexes this gallery; wait for it, or stop it")
         stack.enter_context(lock)
@@ -205,6 +211,7 @@ class _Indexer:
         left = sum(len(work.pending) for work in self._pending())
         track = self._reporter.track(f"indexing {self._folder.name}", len(self._fresh) + left)
         self._advance = stack.enter_context(track)
+        return self.catalogue.about.corrects_hubs
 
     def _remove_if_empty(self) -> None:
         if not (self._folder / "current").exists():
@@ -379,19 +386,24 @@ def _check_same(stored: About, about: About, folder: Path) -> None:
             f"{folder}: this gallery was made with another model ({stored.model_name}) than {about.model_name}; name "
             "that model with --model, or embed everything again with --rebuild"
         )
+    if stored.corrects_hubs and not about.corrects_hubs:
+        raise WorkspaceError(
+            f"{folder}: this gallery corrects hubs, and its model has lost what that needs; run 'dpce "
+            "extract-features' to have it again, or embed everything without it with --rebuild"
+        )
 
 
-def _encode(model: Model, work: Sequence[_Work], workers: int) -> Iterator[_Encoded]:
+def _encode(model: Model, bank: Bank | None, work: Sequence[_Work], workers: int) -> Iterator[_Encoded]:
     """Embed this process's share."""
     for one in work:
         pending = one.pending[share(len(one.pending))]
         if one.kind == "sentences":
-            yield from _encode_sentences(model, pending)
+            yield from _encode_sentences(model, bank, pending)
         else:
-            yield from _encode_photos(model, one.root, pending, workers)
+            yield from _encode_photos(model, bank, one.root, pending, workers)
 
 
-def _encode_sentences(model: Model, pending: Sequence[_Pending]) -> Iterator[_Encoded]:
+def _encode_sentences(model: Model, bank: Bank | None, pending: Sequence[_Pending]) -> Iterator[_Encoded]:
     for start in range(0, len(pending), _SENTENCES):
         batch, known = _Encoded(), list[tuple[int, str]]()
         for one in pending[start : start + _SENTENCES]:
@@ -400,18 +412,25 @@ def _encode_sentences(model: Model, pending: Sequence[_Pending]) -> Iterator[_En
                 known.append((one.content, sentence))
             else:
                 batch.problems.append((repr(sentence), "the model knows none of its words", one.content))
-        rows = model.encode_text([sentence for _, sentence in known])
+        embeddings = torch.from_numpy(model.encode_text([sentence for _, sentence in known]))
+        rows = with_hubness(embeddings, bank.hubness_of_texts(embeddings) if bank else None)
         batch.embedded = list(zip((content for content, _ in known), rows, strict=True))
         yield batch
 
 
-def _encode_photos(model: Model, root: Path, pending: Sequence[_Pending], workers: int) -> Iterator[_Encoded]:
+def _encode_photos(
+    model: Model, bank: Bank | None, root: Path, pending: Sequence[_Pending], workers: int
+) -> Iterator[_Encoded]:
     before = identity(root)
     size = 1 if model.config.image.test_view == "full" else _PHOTOS  # whole photos differ in size
     images = [CaptionedImage(image_id="", path=os.fsdecode(one.item.path), split="", captions=()) for one in pending]
     views = read_views(root, images, views_in_testing(model.config.image), batch_size=size, workers=workers)
     for number, (positions, photos, messages) in enumerate(views):
-        rows = dict(zip(positions, model.encode_views(photos).cpu().numpy(), strict=True)) if positions else {}
+        rows = dict[int, Array]()
+        if positions:
+            embeddings = model.encode_views(photos).cpu()
+            hubness = bank.hubness_of_images(embeddings) if bank else None
+            rows = dict(zip(positions, with_hubness(embeddings, hubness), strict=True))
         batch, reasons = _Encoded(), iter(messages)
         for position in range(number * size, min(len(pending), (number + 1) * size)):
             one, path = pending[position], root / images[position].path

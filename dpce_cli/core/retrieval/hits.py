@@ -17,7 +17,7 @@ class Hit:
     rank: int
     """From 1."""
     score: float
-    """Cosine similarity to the query; in an extracted split less the answer's hubness."""
+    """Cosine similarity to the query; between photos and sentences less the answer's hubness."""
     image_id: str
     """In a gallery, the path."""
     path: str

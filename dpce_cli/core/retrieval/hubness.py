@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dpce_cli.core.storage.rows import read_meta
@@ -102,6 +104,16 @@ def corrected_for_hubs(store: FeatureStore) -> FeatureStore:
         ),
         text_embeddings=torch.cat([store.text_embeddings, _ones(store.text_hubness), -store.text_hubness[:, None]], 1),
     )
+
+
+def with_hubness(embeddings: Tensor, hubness: Tensor | None) -> NDArray[np.float32]:
+    """Rows of a gallery: (items, dim) embeddings, each with minus its hubness (items,), which is 0 where it is None.
+
+    The dot product with a query of the other kind and a 1 is the corrected score, and with a query of the same kind and
+    a 0 the cosine: two photos, or two sentences, are compared without a correction.
+    """
+    last = torch.zeros(len(embeddings)) if hubness is None else -hubness
+    return np.asarray(torch.cat([embeddings, last[:, None]], 1).numpy())
 
 
 def _ones(hubness: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from dpce_cli.core.galleries.gallery import open_gallery
 from dpce_cli.core.galleries.indexing import IndexResult, index_gallery
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.retrieval.hubness import Bank
 from dpce_cli.core.retrieval.model import Model
 from tests.core.tiny import tiny_config
 
@@ -28,7 +29,8 @@ class ColourModel:
 
     dim = 3
 
-    def __init__(self, fingerprint: str = "colours") -> None:
+    def __init__(self, fingerprint: str = "colours", bank: Bank | None = None) -> None:
+        self.bank, self.load_bank = bank, (lambda: bank) if bank else None
         self.fingerprint, self.name, self.config = fingerprint, f"model {fingerprint}", tiny_config(None)
         self.photos = self.sentences = 0
 
@@ -88,7 +90,9 @@ class Place:
         with closing(open_gallery(folder or self.gallery)) as catalogue:
             rows = catalogue.embeddings(catalogue.row_count())
             return {
-                os.fsdecode(path): (*rows[row].round(5).tolist(), date) if row is not None else reason or "to embed"
+                os.fsdecode(path): (*rows[row, :-1].round(5).tolist(), date)
+                if row is not None
+                else reason or "to embed"
                 for path, row, date, reason in catalogue.database.execute(
                     "SELECT path, row, date, coalesce(items.problem, contents.problem) FROM items "
                     "LEFT JOIN contents ON contents.id = content"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dpce_cli.core.errors import QueryError, WorkspaceError
@@ -15,6 +16,7 @@ from dpce_cli.core.galleries import gallery as module
 from dpce_cli.core.galleries.catalogue import About, Catalogue, Found, make_current
 from dpce_cli.core.galleries.gallery import Gallery, gallery_states, recorded_model
 from dpce_cli.core.retrieval.hits import Filters
+from dpce_cli.core.retrieval.hubness import Bank
 from tests.core.galleries.conftest import ColourModel, Place
 
 
@@ -56,20 +58,66 @@ def test_photos_and_sentences_find_sentences(place: Place) -> None:
     assert [hit.caption for hit in opened(place).search("red")] == ["a red car", "a blue car"]
 
 
+BANK = Bank(image_embeddings=torch.eye(3)[:1], text_embeddings=torch.eye(3)[:1])
+"""Of red photos and captions."""
+
+
+def test_hubs_are_corrected_between_photos_and_sentences_only(place: Place) -> None:
+    red, orange = place.add("red.png", (255, 0, 0)), place.add("orange.png", (255, 128, 0))
+    place.model = ColourModel(bank=BANK)
+    place.index()
+
+    by_sentence = {Path(hit.path): hit.score for hit in opened(place).search("red")}
+    cosine = 255 / np.hypot(255, 128)
+    assert by_sentence == {red: pytest.approx(1 - 1 / 2), orange: pytest.approx(cosine - cosine / 2)}
+    by_photo = {Path(hit.path): hit.score for hit in opened(place).search(red)}
+    assert by_photo == {red: pytest.approx(1), orange: pytest.approx(cosine)}
+    by_vector = {Path(hit.path): hit.score for hit in opened(place).search(np.array([1, 0, 0], np.float32))}
+    assert by_vector == by_photo
+
+
+def test_hubs_are_corrected_among_sentences_for_photos(place: Place) -> None:
+    text = place.photos / "labels.txt"
+    text.write_text("a red car\na red blue car\n")
+    place.model = ColourModel(bank=BANK)
+    place.index(text)
+
+    by_photo = [hit.score for hit in opened(place).search(place.add("red.png", (255, 0, 0)))]
+    assert by_photo == pytest.approx([1 - 1 / 2, (1 - 1 / 2) / np.sqrt(2)])
+    assert [hit.score for hit in opened(place).search("red")] == pytest.approx([1, 1 / np.sqrt(2)])
+
+
+def test_a_gallery_goes_on_with_or_without_the_correction_that_it_began_with(place: Place) -> None:
+    red = place.add("red.png", (255, 0, 0))
+    place.index()
+    place.add("green.png", (0, 255, 0))
+    place.index(model=ColourModel(bank=BANK))
+    assert [hit.score for hit in opened(place).search("red")] == pytest.approx([1, 0])
+
+    place.index(model=ColourModel(bank=BANK), rebuild=True)
+    assert opened(place).search("red")[0].score == pytest.approx(1 / 2)
+    place.add("blue.png", (0, 0, 255))
+    with pytest.raises(WorkspaceError, match="this gallery corrects hubs, and its model has lost what that needs"):
+        place.index()
+    assert found(place) == [red.name, "green.png"]
+
+
 def test_results_are_those_of_a_complete_sort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BLOCK", 100)
-    rows = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
+    rows = np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float32)
     rows[7] = rows[3]
     rows[11] = np.nan  # damaged
-    with closing(Catalogue.create(tmp_path / "generation-1", About("photos", 3, "colours", "", "m"))) as catalogue:
+    with closing(
+        Catalogue.create(tmp_path / "generation-1", About("photos", 4, "colours", "", "m", False))
+    ) as catalogue:
         root = catalogue.add_root(Path("/photos"))
         with catalogue.transaction():
             for number in range(1000):
                 catalogue.put(root, Found(f"{number:03}".encode(), 1, 1), f"{number}".encode(), None)
         catalogue.append(range(1, 1001), rows)
     make_current(tmp_path / "generation-1")
-    vector = rows[3]
-    scores = np.nan_to_num(rows @ vector, nan=-np.inf)
+    vector = rows[3, :3]
+    scores = np.nan_to_num(rows[:, :3] @ vector, nan=-np.inf)
     hits = Gallery(tmp_path, ColourModel().as_model()).search(vector, 1000)
 
     expected = np.argsort(-scores, kind="stable")
