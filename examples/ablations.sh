@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The paper's ablations on the prepared data set, as a Markdown table beside the paper's figures.
+# Run the paper's ablations on the prepared data set, and print a Markdown table with the paper's figures.
 #
 #     [SPLIT=val] examples/ablations.sh [KEY=VALUE ...]
 #
-# SPLIT      what to evaluate on
-# KEY=VALUE  settings other than those of prepare-vocab, such as stage1.epochs=10 stage2.epochs=2
+# SPLIT      split to evaluate on
+# KEY=VALUE  settings of training, such as stage1.epochs=10 stage2.epochs=2
 #
 # Needs a workspace, dpce-workspace or $DPCE_WORKSPACE, after prepare-vocab and build-word2vec. Trains each stage four
-# times, on whatever hardware one such training needs. Results go to the folder ablations in the workspace; run again
-# with the same settings, it continues. With others, remove that folder first. The table is all that goes to stdout, and
-# is kept as ablations/table.md.
+# times. Results go to the folder ablations in the workspace. If it is stopped, run it again with the same settings: it
+# continues. Remove this folder before you run it with other settings. Only the table goes to stdout; it is also written
+# to ablations/table.md.
 set -euo pipefail
 
 workspace="${DPCE_WORKSPACE:-dpce-workspace}"
@@ -30,14 +30,14 @@ runs="$workspace/ablations"
 mkdir -p "$workspace/$dataset/cache" "$runs"
 cache=$(cd "$workspace/$dataset/cache" && pwd)
 
-# The settings for each stage; Stage II takes its own only, for Stage I has decided the others.
+# The settings for each stage; Stage II takes only its own, because Stage I has determined the others.
 stage1=(dpce train-stage1) stage2=(dpce train-stage2)
 for setting in "$@"; do
     stage1+=(--set "$setting")
     if [[ $setting == stage2.* ]]; then stage2+=(--set "$setting"); fi
 done
 
-# A workspace of its own for a run; the features of a frozen image CNN are shared.
+# Each run has its own workspace; the features of a frozen image CNN are shared.
 workspace_for() {
     mkdir -p "$runs/$1/$dataset"
     cp "$workspace/current" "$runs/$1"
@@ -45,8 +45,8 @@ workspace_for() {
     [[ -e $runs/$1/$dataset/cache ]] || ln -s "$cache" "$runs/$1/$dataset/cache"
 }
 
-# Trains a run in one stage, with the losses of Stage II and the settings of Stage I, but for those that match a pattern;
-# further arguments change single settings.
+# Trains a run in one stage, with the losses of Stage II and the settings of Stage I except those that match the pattern
+# in the second argument; further arguments change single settings.
 in_one_stage() {
     local setting arguments=()
     while read -r setting; do

@@ -1,5 +1,7 @@
-# Sourced by the scripts beside it: puts the project into the active virtual environment, or into .venv.
-# The first installation downloads PyTorch and takes about two minutes. Its one argument: extras such as [test], or "".
+# The scripts in this folder source this file. It installs the project into the active virtual environment, or into
+# .venv. The first installation downloads PyTorch and takes about two minutes.
+#
+# Its argument: extras such as [test], or "".
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [[ -z ${VIRTUAL_ENV:-} ]]; then
@@ -10,7 +12,7 @@ export PATH="$VIRTUAL_ENV/bin:$PATH"
 echo "installing into $VIRTUAL_ENV"
 python -m pip install --quiet --disable-pip-version-check --editable "$root$1"
 
-# Echoes each command, quoted for a shell, before it runs.
+# Prints each command, quoted for a shell, before it runs.
 dpce() (
     PS4=$'\n$ '
     set -x

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Both stages on Flickr8k, evaluated on its validation photos, and a search in them.
+# Train both stages on Flickr8k, evaluate them on the validation photos, and search in these photos.
 #
 #     [VECTORS=FILE] [WEIGHTS=FILE] examples/flickr8k.sh DIR
 #
 # DIR      folder of the official files: Flicker8k_Dataset/, Flickr8k.token.txt, Flickr_8k.{train,dev}Images.txt
-# VECTORS  word vectors, such as GoogleNews-vectors-negative300.bin.gz; else word2vec is trained on the captions
-# WEIGHTS  state dict of the original ImageNet ResNet-50; else torchvision's ResNet-50 weights are downloaded
+# VECTORS  word vectors, such as GoogleNews-vectors-negative300.bin.gz; default: word2vec is trained on the captions
+# WEIGHTS  state dict of the original ImageNet ResNet-50; default: torchvision's ResNet-50 weights are downloaded
 #
-# Needs Python 3.11 or newer and bash; no GPU. What takes longest on a CPU is the image CNN's one look at every photo
-# and its mirror image, about 20 minutes on two cores. Results go to dpce-workspace, or to $DPCE_WORKSPACE; run
-# again, it continues.
+# Needs Python 3.11 or newer and bash, but no GPU. On a CPU, the image CNN takes most time, about 20 minutes on two
+# cores; it computes the features of every photo and its mirror image once. Results go to dpce-workspace, or to
+# $DPCE_WORKSPACE. If it is stopped, run it again: it continues.
 set -euo pipefail
 
 if [[ $# -ne 1 || ! -d $1 ]]; then

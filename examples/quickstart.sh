@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The whole way on the built-in scenes, from drawing them to a contact sheet of search results.
+# All steps on the built-in scenes, from drawing the pictures to a contact sheet of search results.
 #
-# Needs Python 3.11 or newer and bash; no download but the installation's, no GPU. Some minutes on two CPU cores
-# after the installation. Results go to dpce-workspace, or to $DPCE_WORKSPACE; run again, it continues.
+# Needs Python 3.11 or newer and bash, but no GPU; only the installation downloads anything. Takes some minutes on two
+# CPU cores after the installation. Results go to dpce-workspace, or to $DPCE_WORKSPACE. If it is stopped, run it again:
+# it continues.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""

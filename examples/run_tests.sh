@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check of the project: formatting, lint, types, import rules, README, tests. Stops at the first that fails.
+# Run all checks of the project: formatting, lint, types, import rules, README, tests. Stops at the first that fails.
 #
 # Needs Python 3.11 or newer and bash; no GPU. About two minutes for a first installation and some minutes for the
 # checks on two CPU cores.

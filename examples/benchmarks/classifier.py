@@ -12,7 +12,7 @@ from measuring import in_own_process, in_two_processes, peak_after_imports, peak
 
 
 def classifier(options: argparse.Namespace) -> None:
-    """Step time and peak memory of the shared classifier, forward, backward and SGD, as it grows."""
+    """Time and peak memory per step (forward, backward, SGD) of the shared classifier, for several sizes."""
     print(f"shared classifier, {options.dim}-d, {options.batch} photos and as many captions, {os.cpu_count()} cores")
     for classes in options.classes:
         sizes = (classes, options.dim, options.batch, options.steps)
@@ -31,7 +31,7 @@ def classifier(options: argparse.Namespace) -> None:
 
 
 def classifier_step(kind: str, classes: int, dim: int, batch: int, steps: int) -> tuple[float, float, float]:
-    """Median seconds of a step, peak memory in MiB above the imports, and the last loss."""
+    """Median seconds per step, peak memory in MiB without imports, and the last loss."""
     import torch
     from torch.nn import functional as F
 

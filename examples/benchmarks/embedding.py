@@ -11,7 +11,7 @@ from measuring import in_own_process, peak_mib
 
 
 def embedding(options: argparse.Namespace) -> None:
-    """Forward and backward through the text encoder's first layer: seconds per step and peak memory."""
+    """Forward and backward pass of the text encoder's first layer: time per step and peak memory."""
     print(f"first layer: {options.batch} captions of {options.words} words, {options.vocabulary} words of 300 numbers")
     sizes = (options.batch, options.words, options.vocabulary, options.steps)
     results = [in_own_process(first_layer, one_hot, *sizes) for one_hot in (True, False)]
@@ -23,7 +23,7 @@ def embedding(options: argparse.Namespace) -> None:
 
 
 def first_layer(one_hot: bool, batch: int, words: int, vocabulary: int, steps: int) -> tuple[float, float, float]:
-    """Median seconds of a step, peak memory in MiB above the imports, and the output's norm."""
+    """Median seconds per step, peak memory in MiB without imports, and the norm of the output."""
     import torch
     from torch import Tensor, nn
     from torch.nn import functional as F

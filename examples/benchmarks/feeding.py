@@ -17,7 +17,7 @@ from training_runs import train
 
 
 def feeding(options: argparse.Namespace) -> None:
-    """Photos per second after the first epoch, and the share of the time without data to work on."""
+    """Photos per second after the first epoch, and the share of the time in which training waits for data."""
     print(
         f"Stage {options.stage} over {options.images} photos of {options.workspace} on {options.device} in "
         f"{options.precision}, {options.workers} workers"
@@ -50,20 +50,20 @@ def feeding(options: argparse.Namespace) -> None:
                 waited = statistics.mean(record["data_wait"] for record in later)
                 line += f", ratio {speed / most:.2f}, {waited:.1%} of the time waiting for data"
             if options.device == "cuda":
-                line += f"; {later[-1]['device_memory'] / 2**20:,.0f} MiB at most"
+                line += f"; peak memory {later[-1]['device_memory'] / 2**20:,.0f} MiB"
                 measured = [spans[f"stage {options.stage} epoch {epoch}/{epochs}"] for epoch in range(2, epochs + 1)]
                 busy = [share for when, share in samples if any(start < when < end for start, end in measured)]
                 if busy:
-                    line += f", GPU at work {statistics.mean(busy):.0f}% of the time"
+                    line += f", GPU busy {statistics.mean(busy):.0f}% of the time"
             print(line)
 
 
 @contextmanager
 def sampled_utilisation(samples: list[tuple[float, int]]) -> Iterator[None]:
-    """Fill `samples` with times and the percentage of the moments before in which the first GPU computes."""
+    """Fill `samples` with times, and the utilisation of the first GPU in percent."""
     fields = "--query-gpu=timestamp,utilization.gpu"
     query = ("nvidia-smi", "--id=0", fields, "--format=csv,noheader,nounits", "--loop-ms=250")
-    with tempfile.TemporaryFile("w+") as output:  # a pipe is full after some minutes
+    with tempfile.TemporaryFile("w+") as output:  # a pipe would be full after some minutes
         with subprocess.Popen(query, stdout=output) as process:
             try:
                 yield
@@ -72,7 +72,7 @@ def sampled_utilisation(samples: list[tuple[float, int]]) -> Iterator[None]:
         output.seek(0)
         for line in output:
             when, _, share = line.strip().partition(", ")
-            if share.isdecimal():  # not so on a part of a GPU
+            if share.isdecimal():  # a part of a GPU (MIG) has no utilisation
                 samples.append((datetime.strptime(when, "%Y/%m/%d %H:%M:%S.%f").timestamp(), int(share)))
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--stage", type=int, choices=[1, 2], default=1)
     parser.add_argument("--preset", help="default: the settings of the data set")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
-    parser.add_argument("--steps", type=int, help="of an epoch, at most")
+    parser.add_argument("--steps", type=int, help="the most steps per epoch")
     feeding(parser.parse_args())
 
 

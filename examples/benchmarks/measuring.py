@@ -1,6 +1,6 @@
-"""Runs a measurement in processes of its own, and reads their memory.
+"""Run a measurement in new processes, and read their memory.
 
-The benchmark's process stays small, because the peak memory of a Linux process begins at that of the process that
+The benchmark's own process stays small: on Linux, the peak memory of a new process is at least that of the process that
 started it.
 """
 
@@ -28,7 +28,7 @@ def peak_mib() -> float:
 
 
 def peak_after_imports() -> float:
-    """With what torch's optimizers import when the first of them is made."""
+    """Peak memory in MiB, after the imports of PyTorch's first optimizer."""
     import torch
 
     value = torch.zeros(1, requires_grad=True)
@@ -39,7 +39,7 @@ def peak_after_imports() -> float:
 
 
 def in_two_processes(function: Callable[..., T], *args: object) -> T:
-    """What the first of two processes returns that Gloo joins."""
+    """Call a function in two processes that are connected by Gloo; returns the result of the first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

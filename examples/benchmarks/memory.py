@@ -10,7 +10,7 @@ from measuring import in_own_process, peak_mib
 
 
 def memory(options: argparse.Namespace) -> None:
-    """Peak memory of ranking captions and images both ways, above the embeddings themselves."""
+    """Peak memory of ranking captions and images in both directions, without the embeddings."""
     for dim in options.dims:
         blocks, matrix = (in_own_process(rank, options.texts, options.images, dim, whole) for whole in (False, True))
         print(f"evaluation of {options.texts} texts x {options.images} images, {dim}-d")
@@ -20,7 +20,7 @@ def memory(options: argparse.Namespace) -> None:
 
 
 def rank(texts: int, images: int, dim: int, whole_matrix: bool) -> tuple[float, float]:
-    """Peak memory in MiB above imports and embeddings, and seconds."""
+    """Peak memory in MiB without imports and embeddings, and seconds."""
     import torch
 
     from dpce_cli.core.retrieval.ranks import rank_embeddings, rank_similarity

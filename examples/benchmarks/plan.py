@@ -10,8 +10,8 @@ from measuring import in_own_process, peak_after_imports, peak_mib
 
 
 def plan() -> None:
-    """The memory that dpce plan estimates, against the peak of three steps, above the imports."""
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # so that what is freed leaves the process
+    """The memory that `dpce plan` estimates, against the peak of three steps, without imports."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # freed memory goes back to the system
     for name, preset, stage, classes, settings in PLANNED:
         estimate, measured = in_own_process(plan_and_measure, preset, stage, classes, settings)
         error = 100 * (estimate / measured - 1)
@@ -38,7 +38,7 @@ PLANNED: tuple[tuple[str, str, int, int, list[str]], ...] = (
 
 
 def plan_and_measure(preset: str, stage: int, classes: int, settings: list[str]) -> tuple[float, float]:
-    """MiB."""
+    """Estimated and measured memory in MiB."""
     import torch
 
     from dpce_cli.core.models.dual_encoder import DualEncoder

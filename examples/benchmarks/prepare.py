@@ -19,7 +19,7 @@ from measuring import in_own_process
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Wall time and peak memory of prepare-vocab on made-up annotations of MSCOCO's size and form."""
+    """Wall time and peak memory of prepare-vocab on generated annotations of MSCOCO's size and form."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         in_own_process(write_coco, root / "coco", images=options.images, captions=options.captions)
@@ -33,7 +33,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def prepare_coco(root: Path, workspace: Path, splits: str) -> tuple[float, float]:
-    """Seconds and peak memory in MiB of the whole process, imports included."""
+    """Seconds and peak memory in MiB of the whole process, with imports."""
     start = time.perf_counter()
     command = (sys.executable, "-m", "dpce_cli", "prepare-vocab", "coco", "--splits", splits)
     subprocess.run([*command, "--root", root, "--workspace", workspace], check=True, stdout=subprocess.DEVNULL)
@@ -41,7 +41,7 @@ def prepare_coco(root: Path, workspace: Path, splits: str) -> tuple[float, float
 
 
 def write_coco(root: Path, *, images: int, captions: int) -> None:
-    """Karpathy's file, the official annotations, and empty photos; words are as unevenly frequent as in English."""
+    """Write Karpathy's file, the official annotations, and empty photos; word frequencies resemble those of English."""
     rng = random.Random(0)
     words = ["".join(rng.choices("aeinorstlcdmpug", k=rng.randint(2, 9))) for _ in range(30_000)]
     frequencies = list(itertools.accumulate(1 / rank for rank in range(1, len(words) + 1)))

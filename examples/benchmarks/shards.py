@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Photos per second, read in random order: files against tar shards."""
+"""Photos per second when they are read in random order: files against tar shards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from measuring import in_own_process
 
 
 def shards(options: argparse.Namespace) -> None:
-    """Photos per second that are read in random order and scaled, medians of five passes."""
+    """Photos per second, read in random order and scaled; medians of five passes."""
     files, tars = in_own_process(read_photos, options.workspace, options.images)
     print(f"{options.images} photos of {options.workspace}")
     print(f"  files   {files:8.1f} photos per second")
@@ -24,7 +24,7 @@ def shards(options: argparse.Namespace) -> None:
 
 
 def read_photos(root: Path, images: int) -> tuple[float, float]:
-    """Photos per second, from the files of a workspace's data set and from tars of 100 of them."""
+    """Photos per second from the files of a workspace's data set, and from tars with 100 photos each."""
     import torch
 
     from dpce_cli.core.data.loading import read_views

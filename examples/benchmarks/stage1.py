@@ -11,7 +11,7 @@ from training_runs import train
 
 
 def stage1(options: argparse.Namespace) -> None:
-    """The second epoch of Stage I over the same photos with the same frozen image CNN."""
+    """Time of the second epoch of Stage I, on the same photos with the same frozen image CNN."""
     runs = [
         in_own_process(train, options.workspace, options.images, options.workers, feature_cache=cache)
         for cache in (True, False)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time until the command line answers, against the time to import torch."""
+"""Time of short commands, against the time to import torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def startup(options: argparse.Namespace) -> None:
-    """Median wall time of five runs."""
+    """Median wall time of five runs per command."""
     dpce = (sys.executable, "-m", "dpce_cli")
     query = ("retrieve", "--query", options.query, "--workspace", str(options.workspace))
     imports = seconds_of(sys.executable, "-c", "import torch, torchvision")

@@ -13,7 +13,7 @@ from measuring import in_own_process, in_two_processes, peak_mib
 
 
 def store(options: argparse.Namespace) -> None:
-    """Embeddings of many photos and a caption each, written by two processes and read again: memory and time."""
+    """Time and memory to write the embeddings of many photos and captions in two processes, and to read them again."""
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder) / "store.h5"
         print(f"{options.images:,} photos and as many captions, {options.dim}-d")
@@ -22,11 +22,11 @@ def store(options: argparse.Namespace) -> None:
             f"  written, {path.stat().st_size / 2**20:,.0f} MiB  {seconds:7.1f} s  {mib:6.0f} MiB of memory per process"
         )
         seconds, mib = in_own_process(read_whole_store, path)
-        print(f"  read in blocks        {seconds:7.1f} s  {mib:6.0f} MiB of memory that is not the file's")
+        print(f"  read in blocks        {seconds:7.1f} s  {mib:6.0f} MiB of memory without mapped files")
 
 
 def write_store(path: Path, images: int, dim: int) -> tuple[float, float]:
-    """Seconds, and MiB above the imports."""
+    """Seconds, and peak memory in MiB without imports."""
     import torch
 
     from dpce_cli.core.processes.collectives import lengths, rank
@@ -43,7 +43,7 @@ def write_store(path: Path, images: int, dim: int) -> tuple[float, float]:
 
 
 def read_whole_store(path: Path) -> tuple[float, float]:
-    """Seconds, and MiB above the imports."""
+    """Seconds, and peak memory in MiB without imports and mapped files."""
     import torch
 
     from dpce_cli.core.storage.rows import read_store
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--folder", type=Path, help="where there is room for 16 GB")
+    parser.add_argument("--folder", type=Path, help="a folder on a disk with 16 GB of free space")
     store(parser.parse_args())
 
 

@@ -1,4 +1,4 @@
-"""Trains a stage on a part of a prepared data set, and returns its times and records."""
+"""Train a stage on a part of a prepared data set, and return the times and records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpce_cli.core.progress import Advance, Reporter
 
 
 class EpochClock(Reporter):
-    """Notes when whatever is tracked begins and ends."""
+    """Records when each tracked part begins and ends."""
 
     def __init__(self) -> None:
         self.spans: dict[str, tuple[float, float]] = {}
@@ -42,14 +42,14 @@ def train(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     steps: int | None = None,
 ) -> tuple[dict[str, tuple[float, float]], list[dict[str, float]]]:
-    """When each part of a stage from scratch began and ended, in a workspace of its own, and the records of its steps.
+    """Train a stage from scratch in a temporary workspace; returns the start and end of each part, and its records.
 
-    Stage I has a frozen CNN whatever the preset.
+    Stage I has a frozen CNN with every preset.
 
     Args:
-        images: photos and classes; where there are fewer, they come again as others.
-        in_memory: the batches of the first epoch are kept in the main memory and used again.
-        steps: of an epoch, at most.
+        images: number of photos, which are the classes; if the data set has fewer, photos are repeated.
+        in_memory: keep the batches of the first epoch in memory, and use them in all epochs.
+        steps: the most steps per epoch.
     """
     import torch
     from torchvision.models import get_model
@@ -84,7 +84,7 @@ def train(
         TrainingSet.batches = batches  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         cnn = get_model(config.image.backbone.removesuffix("-v1"))
-        torch.save(cnn.state_dict(), f"{folder}/weights.pt")  # random: their values cost no time
+        torch.save(cnn.state_dict(), f"{folder}/weights.pt")  # random weights take the same time as trained ones
         settings.append(f"image.backbone_weights={folder}/weights.pt")
         workspace = Workspace(Path(folder))
         subset = workspace.save_dataset(

@@ -11,7 +11,7 @@ import pytest
 from dpce_cli.core.config import Config, ImageConfig, differences
 from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.models.image_encoder import BACKBONES
-from dpce_cli.core.models.text_encoder import MAX_STAGES
+from dpce_cli.core.models.text_encoder import _STAGES
 from dpce_cli.core.presets import PRESETS, build_preset
 
 
@@ -257,8 +257,8 @@ def test_a_configuration_cannot_be_changed_in_place() -> None:
 
 def test_the_configurable_backbones_and_stages_are_those_that_can_be_built() -> None:
     assert get_args(get_type_hints(ImageConfig)["backbone"]) == BACKBONES
-    with pytest.raises(ConfigError, match=f"1 to {MAX_STAGES} numbers"):
-        build_preset("flickr8k").with_settings([f"model.text_blocks={[1] * (MAX_STAGES + 1)}"])
+    with pytest.raises(ConfigError, match=f"1 to {len(_STAGES)} numbers"):
+        build_preset("flickr8k").with_settings([f"model.text_blocks={[1] * (len(_STAGES) + 1)}"])
 
 
 def test_the_settings_of_a_configuration_make_another_into_it() -> None:

@@ -19,7 +19,6 @@ _STAGES = (
     ((1024, 1024), (256, 1024), 2),
     ((2048, 2048), (512, 2048), 1),
 )
-MAX_STAGES = len(_STAGES)
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:

@@ -61,5 +61,5 @@ def synchronise_batch_norms(module: M, device: torch.device) -> M:
         return cast(M, nn.SyncBatchNorm.convert_sync_batchnorm(module))
     for child in module.modules():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            child.__class__ = _SyncedBatchNorm  # type: ignore[assignment]
+            child.__class__ = _SyncedBatchNorm  # type: ignore[assignment]  # keeps parameters and their hooks
     return module

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpce_cli.core.models.text_encoder import MAX_STAGES, ResidualBlock, TextEncoder, build_text_encoder, initialise
+from dpce_cli.core.models.text_encoder import _STAGES, ResidualBlock, TextEncoder, build_text_encoder, initialise
 from dpce_cli.core.presets import build_preset
 from dpce_cli.core.seeding import generator_for
 from tests.oracles import text_cnn
@@ -201,7 +201,7 @@ def test_the_width_scales_the_blocks_and_nothing_else() -> None:
 
 
 def test_fewer_stages_give_a_shallower_network() -> None:
-    for stages in range(1, MAX_STAGES + 1):
+    for stages in range(1, len(_STAGES) + 1):
         encoder = small_encoder(blocks=(1,) * stages)
         assert len(encoder.blocks) == stages
         assert encoder(random_captions(2, 8)).shape == (2, 9)
