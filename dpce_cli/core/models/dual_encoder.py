@@ -1,4 +1,4 @@
-"""Both encoders with the classifier they share, as they are trained."""
+"""The model that is trained: both encoders and the classifier that they share."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ class InstanceLosses(NamedTuple):
     image_loss: Tensor
     text_loss: Tensor
     image_accuracy: Tensor
-    """Share of the photos of which no other class has a larger logit."""
+    """Share of the photos for which no other class has a larger logit."""
     text_accuracy: Tensor
 
     def of_part(self, image_share: float, text_share: float) -> InstanceLosses:
-        """What a part of a batch adds to the means over the whole batch, by its shares of photos and captions."""
+        """The contribution of a part of a batch to the means over the whole batch.
+
+        Args:
+            image_share: the part's share of the batch's photos.
+            text_share: the part's share of the batch's captions.
+        """
         return InstanceLosses(
             image_share * self.image_loss,
             text_share * self.text_loss,
@@ -37,10 +42,10 @@ class DualEncoder(nn.Module):
     """The image encoder, the text encoder and the shared classifier.
 
     Args:
-        config: sizes and names of the parts.
-        vocabulary_size: words without the blank.
+        config: the image CNN and the sizes of the encoders.
+        vocabulary_size: number of words without the blank.
         word_dim: length of a word vector.
-        instances: training images, the classes of the instance loss.
+        instances: number of classes of the instance loss.
     """
 
     def __init__(self, config: Config, *, vocabulary_size: int, word_dim: int, instances: int) -> None:
@@ -63,10 +68,10 @@ class DualEncoder(nn.Module):
         self.activation = nn.ReLU() if model.relu else nn.Identity()
         self.dropout = nn.Dropout(model.dropout)
 
-    def classifiable(self, embeddings: Tensor) -> Tensor:
-        """What W_share is given: f `(batch, dim)` after ReLU and dropout."""
-        classifiable: Tensor = self.dropout(self.activation(embeddings))
-        return classifiable
+    def classifier_input(self, embeddings: Tensor) -> Tensor:
+        """The input of W_share: f `(batch, dim)` after ReLU and dropout."""
+        dropped: Tensor = self.dropout(self.activation(embeddings))
+        return dropped
 
     def instance_losses(
         self, image: Tensor, text: Tensor, image_ids: Tensor, text_ids: Tensor, label_smoothing: float
@@ -76,12 +81,12 @@ class DualEncoder(nn.Module):
         Args:
             image: f_img `(images, dim)` of all processes.
             text: f_txt `(texts, dim)`.
-            image_ids: `(images,)`, the class of each.
-            text_ids: `(texts,)`
+            image_ids: `(images,)`, the class of each image.
+            text_ids: `(texts,)`, the class of each caption.
             label_smoothing: as in `SharedClassifier.instance_losses`.
         """
         losses, right = self.shared_classifier.instance_losses(
-            torch.cat([self.classifiable(image), self.classifiable(text)]),
+            torch.cat([self.classifier_input(image), self.classifier_input(text)]),
             torch.cat([image_ids, text_ids]),
             label_smoothing,
         )
@@ -90,5 +95,5 @@ class DualEncoder(nn.Module):
         return InstanceLosses(image_loss, text_loss, image_accuracy, text_accuracy)
 
     def ranking_embeddings(self, embeddings: Tensor) -> Tensor:
-        """What the ranking loss compares: f `(batch, dim)` after ReLU, L2-normalised (Zheng et al. 2020, 4.2)."""
+        """The embeddings of the ranking loss: f `(batch, dim)` after ReLU, L2-normalised (Zheng et al. 2020, 4.2)."""
         return F.normalize(self.activation(embeddings), dim=1)

@@ -1,7 +1,8 @@
-"""The instance loss at any size: the classes in parts, and of several processes each with its own classes.
+"""The instance loss for many classes, in parts and in several processes.
 
-It is `losses.instance_loss` without holding the logits of all classes at once: they are computed for some classes at a
-time, and again for the gradient. The division among processes is Partial FC's (An et al. 2022, section 3.1).
+It equals `losses.instance_loss`, but the logits of all classes are never in memory at once: they are computed for some
+classes at a time, and again for the gradient. The classes are divided among the processes as in Partial FC (An et al.
+2022, section 3.1).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from dpce_cli.core.processes.collectives import maximum_in_place, sum_in_place
 
 LOGITS_AT_A_TIME = 2**23
-"""32 MiB of float32."""
+"""The most logits in memory: 32 MiB in float32."""
 
 
 def instance_losses_in_parts(
@@ -30,9 +31,9 @@ def instance_losses_in_parts(
 
     Args:
         embeddings: `(batch, dim)`, those of all processes on every process.
-        weight: `(own classes, dim)`
+        weight: `(own classes, dim)`, the weights of this process's classes.
         bias: `(own classes,)`
-        target: `(batch,)` position of each embedding's class in `weight`; -1 where another process holds it.
+        target: `(batch,)`, the row of each embedding's class in `weight`; -1 for a class of another process.
         logits_of: computes `(batch, classes)` from embeddings and rows of weight and bias.
         label_smoothing: share of the target that is spread over all classes.
 
@@ -44,10 +45,10 @@ def instance_losses_in_parts(
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Of embeddings `(batch, dim)` and the class weights of all processes; targets of other processes' classes are -1.
+    """The function and gradient of `instance_losses_in_parts`.
 
-    Zheng et al. 2020, eq. 4 to 7, with the softmax of An et al. 2022, section 3.1: processes exchange three numbers an
-    embedding, and the gradient of the embeddings.
+    The softmax over the classes of all processes is that of An et al. 2022, section 3.1: the processes exchange a few
+    numbers per embedding, and the gradient of the embeddings.
     """
 
     @staticmethod
@@ -90,7 +91,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         embeddings, weight, bias, target, partition, classes = ctx.saved_tensors
-        ahead = torch.zeros_like(embeddings)
+        gradient_of_embeddings = torch.zeros_like(embeddings)
         whole = [None if value is None else torch.empty_like(value) for value in (weight, bias)]
         for part in _parts(embeddings, weight):
             inputs = [embeddings, weight[part], None if bias is None else bias[part]]
@@ -104,11 +105,11 @@ class _CrossEntropy(torch.autograd.Function):
             slope *= gradient[:, None]
             leaves = [value for value in inputs if value is not None]
             first, *others = torch.autograd.grad(logits, leaves, slope.to(logits.dtype))
-            ahead += first
+            gradient_of_embeddings += first
             for value, other in zip(whole, others, strict=False):
                 assert value is not None
                 value[part] = other
-        return sum_in_place(ahead), *whole, None, None, None
+        return sum_in_place(gradient_of_embeddings), *whole, None, None, None
 
 
 def _parts(embeddings: Tensor, weight: Tensor) -> Iterator[slice]:
@@ -117,6 +118,6 @@ def _parts(embeddings: Tensor, weight: Tensor) -> Iterator[slice]:
 
 
 def _column(target: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-    """Each target's column `(batch, 1)` among the classes of `part`, and whether it is one of them."""
+    """Each target's column `(batch, 1)` among the classes of `part`, and whether the target is one of them."""
     here = (target >= part.start) & (target < part.stop)
     return (target - part.start).where(here, 0)[:, None], here

@@ -1,7 +1,7 @@
 """W_share: the classifier over all training images that both encoders share (Zheng et al. 2020, section 4.1).
 
-Each of several processes holds a part of the classes, and a step may use a sample of them, as in Partial FC (An et al.
-2022, section 3).
+As in Partial FC (An et al. 2022, section 3), each of several processes has a share of the classes, and a step may use a
+sample of them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class SharedClassifier(nn.Module):
     """One weight matrix over all training images for both encoders.
 
     Args:
-        scale: 0 gives the paper's plain inner product. Above 0, embeddings and class weights are L2-normalised and
-            their cosine is multiplied by `scale`: on small data sets the text loss leaves its plateau, the logarithm
-            of the number of instances, many epochs sooner.
-        sample_rate: share of the classes that a step computes and updates: those of its batch, and others at random
-            (An et al. 2022, section 3.2). 1 is the paper's exact softmax.
+        scale: with 0, logits are inner products, as in the paper. With a larger number, they are cosines multiplied by
+            `scale`: on small data sets, the text loss leaves its plateau, the logarithm of the number of instances,
+            many epochs earlier.
+        sample_rate: share of the classes that a step computes and updates: the classes of the batch, and others at
+            random (An et al. 2022, section 3.2). 1 is the paper's exact softmax.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class SharedClassifier(nn.Module):
         self.bias = nn.Parameter(torch.zeros(instances)) if bias else None
         self.instances, self.scale, self.sample_rate = instances, scale, sample_rate
         self.classes = range(instances)
-        """The classes whose weights this process holds."""
+        """The classes whose weights are in this process."""
         self._rows: Tensor | None = None
         self._whole: dict[nn.Parameter, Tensor] = {}
 
@@ -47,7 +47,8 @@ class SharedClassifier(nn.Module):
         """Draw the weights from 0.1 * N(0, sqrt(2 / instances)), as the authors' code does; for cosines, length 1."""
         dim = self.weight.shape[1]
         std = 1 / math.sqrt(dim) if self.scale else 0.1 * math.sqrt(2.0 / self.instances)
-        # In parts, so that other processes' classes take no memory; of multiples of 16, which change no number.
+        # In parts, so that the classes of other processes take no memory. Parts of a multiple of 16 rows give the same
+        # numbers as one part.
         size = max(1, partial_fc.LOGITS_AT_A_TIME // dim // 16) * 16
         first, end = self.classes.start, self.classes.stop
         with torch.no_grad():
@@ -81,8 +82,8 @@ class SharedClassifier(nn.Module):
         Args:
             embeddings: `(batch, embedding_dim)`, those of all processes on every process.
             instance_ids: `(batch,)`, the class each belongs to.
-            label_smoothing: share of the target spread over all classes, sampled ones where they are; the paper uses
-                none.
+            label_smoothing: share of the target that is spread over all classes (or all sampled classes); the paper
+                uses none.
 
         Returns:
             Losses `(batch,)`, and whether no other class has a larger logit, `(batch,)`; equal on every process.
@@ -94,7 +95,7 @@ class SharedClassifier(nn.Module):
         return instance_losses_in_parts(embeddings, weight, bias, target, self._logits, label_smoothing)
 
     def _sampled(self, target: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Rows of a step's classes, as leaves, and the targets among them."""
+        """The weights and biases of a step's sampled classes, as leaf tensors, and the targets among these classes."""
         self._forget_sample()
         count = len(self.classes)
         kept = min(count, max(math.ceil(self.sample_rate * count), len(target)))
@@ -127,9 +128,9 @@ class SharedClassifier(nn.Module):
         self._rows = None
 
     def attach_to(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let `optimizer` see, of weights and its own state, a step's sample only, from the backward pass to its step.
+        """Let each step of `optimizer` update only the sampled classes, with their part of the optimizer's state.
 
-        Classes outside of the sample have neither momentum nor weight decay in that step.
+        Momentum and weight decay do not change the other classes in this step.
         """
         states: dict[nn.Parameter, dict[str, Any]] = {}
 

@@ -27,20 +27,20 @@ def embeddings(count: int = 4) -> Tensor:
 
 def test_the_classifier_is_given_embeddings_after_a_relu_and_dropout() -> None:
     model = build("model.relu=true").eval()
-    assert model.classifiable(embeddings()).equal(embeddings().relu())
+    assert model.classifier_input(embeddings()).equal(embeddings().relu())
     assert model.ranking_embeddings(embeddings()).equal(F.normalize(embeddings().relu(), dim=1))
 
 
 def test_without_the_relu_the_losses_see_what_retrieval_compares() -> None:
     model = build("model.relu=false").eval()
-    assert model.classifiable(embeddings()).equal(embeddings())
+    assert model.classifier_input(embeddings()).equal(embeddings())
     assert model.ranking_embeddings(embeddings()).equal(F.normalize(embeddings(), dim=1))
 
 
 def test_dropout_works_in_training_alone() -> None:
     model = build("model.dropout=0.5", "model.classifier_scale=0")
     ones = torch.ones(2000, 12)
-    seen = model.train().classifiable(ones), model.eval().classifiable(ones)
+    seen = model.train().classifier_input(ones), model.eval().classifier_input(ones)
     assert set(seen[0].unique().tolist()) == {0.0, 2.0}
     assert float((seen[0] == 0).float().mean()) == pytest.approx(0.5, abs=0.02)
     assert seen[1].equal(ones)
