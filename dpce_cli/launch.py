@@ -46,17 +46,10 @@ def launch(gpus: int | None, processes: int | None, device: str) -> str:
             others = int(os.environ["WORLD_SIZE"]) - 1
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             print(f"waiting at {address} for {others} other processes, for up to 30 minutes", file=sys.stderr)
-    if gpus is None and processes is None:
-        return device
-    if gpus is not None and processes is not None:
-        raise ConfigError("--gpus and --processes exclude each other; --processes is for CPUs")
-    kind, option, count = ("cuda", "--gpus", gpus) if processes is None else ("cpu", "--processes", processes)
-    assert count is not None
-    if device not in ("auto", kind):
-        raise ConfigError(f"{option} does not go with --device {device}; leave --device out")
+    kind, count = requested(gpus, processes, device)
     if is_launched():
         return kind
-    if kind == "cuda":
+    if gpus is not None:
         from torch import cuda
 
         if cuda.device_count() < count:
@@ -64,6 +57,22 @@ def launch(gpus: int | None, processes: int | None, device: str) -> str:
     if count > 1:
         sys.exit(_run(count))
     return kind
+
+
+def requested(gpus: int | None, processes: int | None, device: str) -> tuple[str, int]:
+    """The device for `process_group`, and the number of processes that the user asks for.
+
+    Raises:
+        ConfigError: the options exclude each other.
+    """
+    if gpus is None and processes is None:
+        return device, 1
+    if gpus is not None and processes is not None:
+        raise ConfigError("--gpus and --processes exclude each other; --processes is for CPUs")
+    kind, option = ("cpu", "--processes") if gpus is None else ("cuda", "--gpus")
+    if device not in ("auto", kind):
+        raise ConfigError(f"{option} does not go with --device {device}; leave --device out")
+    return kind, gpus or processes or 1
 
 
 def report_failure(error: DpceError) -> bool:

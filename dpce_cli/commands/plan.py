@@ -13,9 +13,11 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
 def _count(text: str) -> int:
-    if not (match := re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", text)) or not (number := float(match[1])):
-        raise typer.BadParameter(f"'{text}' is no number of photos; write 5000, 300k or 10M")
-    return round(number * _UNITS[match[2]])
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)([kMG]?)", text)
+    count = round(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if not 0 < count <= 10**12:
+        raise typer.BadParameter(f"'{text[:40]}' is not a number of photos up to 1000G; write 5000, 300k or 10M")
+    return count
 
 
 def plan(
@@ -36,35 +38,33 @@ def plan(
 
     Example: dpce plan --images 10M --gpus 16 --images-per-second 5000 --set stage1.batch_size=1024
     """
+    from dpce_cli.commands.training import format_bytes
     from dpce_cli.core.presets import build_preset
     from dpce_cli.core.progress import duration
-    from dpce_cli.core.training.forecast import forecast
+    from dpce_cli.core.training.sizing import size_stage
 
     config, count, devices = build_preset(preset).with_settings(settings), _count(images), gpus or 1
-    found = forecast(
+    size = size_stage(
         config,
         stage=stage,
         images=count,
+        classes=count,
         captions_per_image=captions,
         vocabulary=vocabulary,
+        word_dim=config.model.word_dim,
         processes=devices,
         feature_cache=feature_cache,
     )
     batch = config.stage(stage).batch_size
     typer.echo(f"stage {stage} on {count:,} photos, preset {preset}, {devices} device{'s'[: devices > 1]}")
-    typer.echo(f"batch: {batch:,} photos, {batch / devices:,.4g} a device; learning rates are not scaled")
-    typer.echo(f"memory of each device, estimated: {_sizes(found.memory)}")
-    if found.gathered:
-        typer.echo(f"memory of the first machine while it saves, besides: {found.gathered / 2**30:,.1f} GiB")
-    typer.echo(f"steps: {found.epochs} epochs of {found.steps_per_epoch:,}")
+    typer.echo(f"batch: {batch:,} photos, {batch / devices:,.4g} per device; learning rates are not scaled")
+    typer.echo(f"memory of each device, estimated: {format_bytes(size.memory)}")
+    if size.memory_to_save:
+        typer.echo(f"more memory on the first machine while it saves: {size.memory_to_save / 2**30:,.1f} GiB")
+    typer.echo(f"steps: {size.epochs} epochs of {size.steps_per_epoch:,}")
     if images_per_second:
         seconds = count / images_per_second
-        typer.echo(f"time: {duration(seconds)} an epoch, {duration(seconds * found.epochs)} altogether")
+        typer.echo(f"time: {duration(seconds)} per epoch, {duration(seconds * size.epochs)} altogether")
     else:
-        typer.echo("time: say how fast with --images-per-second")
-    typer.echo(f"disk: {_sizes(found.disk)}")
-
-
-def _sizes(parts: dict[str, int]) -> str:
-    each = ", ".join(f"{name} {size / 2**30:,.2f}" for name, size in parts.items())
-    return f"{sum(parts.values()) / 2**30:,.2f} GiB ({each})"
+        typer.echo("time: unknown; give the speed with --images-per-second")
+    typer.echo(f"disk: {format_bytes(size.disk)}")

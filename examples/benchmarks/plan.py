@@ -43,8 +43,8 @@ def plan_and_measure(preset: str, stage: int, classes: int, settings: list[str])
 
     from dpce_cli.core.models.dual_encoder import DualEncoder
     from dpce_cli.core.presets import build_preset
-    from dpce_cli.core.training.memory import take_step, training_memory
     from dpce_cli.core.training.optimisation import backbone_is_frozen, build_optimizer, parameter_groups
+    from dpce_cli.core.training.sizing import take_step, training_memory
 
     config = build_preset(preset).with_settings(settings)
     sizes = {"vocabulary": 20_000, "word_dim": config.model.word_dim}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from dpce_cli.core.progress import Advance, Reporter
 
@@ -26,6 +26,21 @@ class EpochClock(Reporter):
         with super().track(label, total, done) as advance:
             yield advance
         self.spans[label] = start, time.time()
+
+
+class KeptBatches:
+    """A training set whose batches of the first epoch are kept in the main memory and used again."""
+
+    def __init__(self, training_set: Any) -> None:
+        self.training_set, self.kept = training_set, list[Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.training_set, name)
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Any]:
+        if not self.kept:
+            self.kept.extend(self.training_set.batches(epoch, first_step))
+        return iter(self.kept)
 
 
 def train(
@@ -55,10 +70,10 @@ def train(
     from torchvision.models import get_model
 
     from dpce_cli.core.presets import build_preset
-    from dpce_cli.core.training.batches import Batch, TrainingSet
-    from dpce_cli.core.training.options import RunOptions
-    from dpce_cli.core.training.stage1 import train_stage1
-    from dpce_cli.core.training.stage2 import train_in_one_stage
+    from dpce_cli.core.training import stage1, stage2
+    from dpce_cli.core.training.batches import TrainingSet
+    from dpce_cli.core.training.opening import open_run
+    from dpce_cli.core.training.options import RunOptions, StageJob
     from dpce_cli.core.workspace.workspace import Workspace
 
     dataset = Workspace(root).load_dataset()
@@ -66,22 +81,7 @@ def train(
     settings = [f"stage{stage}.epochs={epochs}"]
     if stage == 1:
         settings += ["stage1.multipliers.backbone=0", "stage1.multipliers.backbone_bias=0"]
-    clock, count = EpochClock(), TrainingSet.__init__
-
-    def counted(self: TrainingSet, *args: Any, **kwargs: Any) -> None:
-        count(self, *args, **kwargs)
-        self.steps_per_epoch = min(self.steps_per_epoch, steps or self.steps_per_epoch)
-
-    TrainingSet.__init__ = counted  # type: ignore[method-assign]
-    if in_memory:
-        kept, read = list[Batch](), TrainingSet.batches
-
-        def batches(self: TrainingSet, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-            if not kept:
-                kept.extend(read(self, epoch, first_step))
-            return iter(kept)
-
-        TrainingSet.batches = batches  # type: ignore[method-assign]
+    clock = EpochClock()
     with tempfile.TemporaryDirectory() as folder:
         cnn = get_model(config.image.backbone.removesuffix("-v1"))
         torch.save(cnn.state_dict(), f"{folder}/weights.pt")  # random weights take the same time as trained ones
@@ -97,6 +97,20 @@ def train(
         options = RunOptions(
             device=torch.device(device), workers=workers, feature_cache=feature_cache, fresh=True, precision=precision
         )
-        (train_stage1 if stage == 1 else train_in_one_stage)(workspace, subset, subset.config, None, options, clock)
+        model, words = stage1.build_model(subset, subset.config, None, stage=stage)
+        job = StageJob(
+            workspace=workspace,
+            dataset=subset,
+            config=subset.config,
+            number=stage,
+            words=words,
+            options=options,
+            reporter=clock,
+        )
+        with open_run(job, model) as run:
+            run.training_set.steps_per_epoch = min(run.training_set.steps_per_epoch, steps or images)
+            if in_memory:
+                run.training_set = cast(TrainingSet, KeptBatches(run.training_set))
+            (stage1 if stage == 1 else stage2).train(run)
         lines = (workspace.stage_folder(stage) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return clock.spans, [json.loads(line) for line in lines]

@@ -99,7 +99,8 @@ def test_the_plan_is_printed_and_nothing_is_trained(prepared: Path) -> None:
     assert {"seed=0", "stage1.epochs=7", "image.backbone_weights=imagenet"} <= set(lines)
     assert {"classes: 12", "steps: 7 epochs of 3, 21 altogether"} <= set(lines)
     assert any(re.fullmatch(r"words +[\d,]+ +0\.000667 +0\.00\d+", line) for line in lines)
-    assert re.fullmatch(r"vocabulary: \d+ words with 12-d vectors \(word2vec trained on the captions\)", lines[-4])
+    assert re.fullmatch(r"vocabulary: \d+ words with 12-d vectors \(word2vec trained on the captions\)", lines[-5])
+    assert lines[-2].startswith("disk: ")
     assert lines[-1].startswith("memory of each device, estimated: ")
     assert "gradients in exchange" not in lines[-1]
     assert "gradients in exchange" in _train(prepared, "--show-config", "--gpus", "2").stdout.splitlines()[-1]
@@ -179,7 +180,9 @@ def test_a_diverging_loss_ends_the_run_and_names_the_step(prepared: Path) -> Non
     assert not list((prepared / "scenes" / "stage1").glob("*.pt"))
 
 
-@pytest.mark.parametrize(("written", "time", "kept"), [("best.pt", 1, []), ("last.pt", 2, ["best.pt", "last.pt"])])
+@pytest.mark.parametrize(
+    ("written", "time", "kept"), [("best.pt", 1, ["last.pt"]), ("last.pt", 2, ["best.pt", "last.pt"])]
+)
 def test_a_full_disk_keeps_the_checkpoints_of_before(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, written: str, time: int, kept: list[str]
 ) -> None:
@@ -232,3 +235,15 @@ def test_ctrl_c_exits_with_130_and_the_same_command_ends_with_the_same_weights(p
     uninterrupted = _checkpoint(prepared, "last")
     assert interrupted.step == uninterrupted.step == 80
     assert interrupted.fingerprint == uninterrupted.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--gpus", "2", "--processes", "2"), "--gpus and --processes exclude each other"),
+        (("--gpus", "2", "--device", "cpu"), "--gpus does not go with --device cpu"),
+        (("--set", "stage2.margin=0.1"), "--set stage2.margin=0.1: this command does not train stage 2; give"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(prepared: Path, options: tuple[str, ...], message: str) -> None:
+    assert message in dpce("train-stage1", "--no-word-vectors", "--show-config", *options, workspace=prepared).error

@@ -96,6 +96,13 @@ def learning_rate(stage: StageConfig, step: int, steps_per_epoch: int) -> float:
     return stage.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * epoch / stage.epochs))
 
 
+def first_and_highest_rate(stage: StageConfig, steps_per_epoch: int) -> tuple[float, float]:
+    """The base learning rate of the first step, and the highest one, which no step after the warmup has."""
+    warmup = min(math.ceil(stage.warmup_epochs * steps_per_epoch), stage.epochs * steps_per_epoch)
+    rates = [learning_rate(stage, step, steps_per_epoch) for step in range(max(1, warmup))]
+    return rates[0], max(rates)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group `rate` times its multiplier."""
     for group in optimizer.param_groups:

@@ -13,6 +13,7 @@ from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.word_vectors import WordVectors
 from dpce_cli.core.training.opening import open_run
 from dpce_cli.core.training.options import RunOptions, StageJob, StageResult, WordTable
+from dpce_cli.core.training.run import StageRun
 from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.workspace import Workspace
 
@@ -42,26 +43,31 @@ def train_stage1(
     job = StageJob(
         workspace=workspace, dataset=dataset, config=config, number=1, words=words, options=options, reporter=reporter
     )
-    stage = config.stage1
     with open_run(job, model) as run:
-        for epoch in run.epochs():
-            for batch in run.batches(epoch):
-                for part in run.parts(batch):
-                    image, text = run.encode_images(part), run.encode_text(part)
+        return train(run)
 
-                    # losses.instance_loss of both, computed for some classes at a time
-                    instance = model.instance_losses(
-                        image, text, part.instance_ids, part.text_instance_ids, stage.label_smoothing
-                    ).of_part(part.image_share, part.text_share)
-                    loss = stage.image_weight * instance.image_loss + stage.text_weight * instance.text_loss
 
-                    run.backward(loss, part, **instance._asdict())
-                run.step()
-                run.log()
-                run.save_if_due()
-            run.evaluate()
-            run.finish_epoch()
-        return run.finish()
+def train(run: StageRun) -> StageResult:
+    """The epochs of Stage I that are left."""
+    model, stage = run.state.model, run.job.config.stage1
+    for epoch in run.epochs():
+        for batch in run.batches(epoch):
+            for part in run.parts(batch):
+                image, text = run.encode_images(part), run.encode_text(part)
+
+                # losses.instance_loss of both, computed for some classes at a time
+                instance = model.instance_losses(
+                    image, text, part.instance_ids, part.text_instance_ids, stage.label_smoothing
+                ).of_part(part.image_share, part.text_share)
+                loss = stage.image_weight * instance.image_loss + stage.text_weight * instance.text_loss
+
+                run.backward(loss, part, **instance._asdict())
+            run.step()
+            run.log()
+            run.save_if_due()
+        run.evaluate()
+        run.finish_epoch()
+    return run.finish()
 
 
 def build_model(

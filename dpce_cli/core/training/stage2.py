@@ -71,7 +71,8 @@ def train_stage2(
         options=options,
         reporter=reporter,
     )
-    return _train(job, model)
+    with open_run(job, model) as run:
+        return train(run)
 
 
 def train_in_one_stage(
@@ -96,40 +97,41 @@ def train_in_one_stage(
     job = StageJob(
         workspace=workspace, dataset=dataset, config=config, number=2, words=words, options=options, reporter=reporter
     )
-    return _train(job, model)
-
-
-def _train(job: StageJob, model: DualEncoder) -> StageResult:
-    stage = job.config.stage2
-    triplets = _TRIPLETS[stage.negatives]
     with open_run(job, model) as run:
-        for epoch in run.epochs():
-            for batch in run.batches(epoch):
-                for part in run.parts(batch):
-                    image = run.encode_images(part)
-                    if stage.negatives == "hardest_in_pool":
-                        part = _with_pool_negatives(part, image, run, stage.negative_pool)
-                    text = run.encode_text(part)
+        return train(run)
 
-                    similarities = triplets(model.ranking_embeddings(image), model.ranking_embeddings(text), part)
-                    rank_loss = part.text_share * ranking_loss(*similarities, stage.margin)
-                    # losses.instance_loss of both, computed for some classes at a time
-                    instance = model.instance_losses(
-                        image, text, part.instance_ids, part.text_instance_ids, stage.label_smoothing
-                    ).of_part(part.image_share, part.text_share)
-                    loss = (
-                        stage.ranking_weight * rank_loss
-                        + stage.image_weight * instance.image_loss
-                        + stage.text_weight * instance.text_loss
-                    )
 
-                    run.backward(loss, part, ranking_loss=rank_loss, **instance._asdict())
-                run.step()
-                run.log()
-                run.save_if_due()
-            run.evaluate()
-            run.finish_epoch()
-        return run.finish()
+def train(run: StageRun) -> StageResult:
+    """The epochs of Stage II that are left."""
+    model, stage = run.state.model, run.job.config.stage2
+    triplets = _TRIPLETS[stage.negatives]
+    for epoch in run.epochs():
+        for batch in run.batches(epoch):
+            for part in run.parts(batch):
+                image = run.encode_images(part)
+                if stage.negatives == "hardest_in_pool":
+                    part = _with_pool_negatives(part, image, run, stage.negative_pool)
+                text = run.encode_text(part)
+
+                similarities = triplets(model.ranking_embeddings(image), model.ranking_embeddings(text), part)
+                rank_loss = part.text_share * ranking_loss(*similarities, stage.margin)
+                # losses.instance_loss of both, computed for some classes at a time
+                instance = model.instance_losses(
+                    image, text, part.instance_ids, part.text_instance_ids, stage.label_smoothing
+                ).of_part(part.image_share, part.text_share)
+                loss = (
+                    stage.ranking_weight * rank_loss
+                    + stage.image_weight * instance.image_loss
+                    + stage.text_weight * instance.text_loss
+                )
+
+                run.backward(loss, part, ranking_loss=rank_loss, **instance._asdict())
+            run.step()
+            run.log()
+            run.save_if_due()
+        run.evaluate()
+        run.finish_epoch()
+    return run.finish()
 
 
 def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) -> Batch:

@@ -10,7 +10,13 @@ from torch import nn
 from dpce_cli.core.config import LearningRates, StageConfig
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.presets import PRESETS, build_preset
-from dpce_cli.core.training.optimisation import build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from dpce_cli.core.training.optimisation import (
+    build_optimizer,
+    first_and_highest_rate,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
 
 RATES = LearningRates(
     backbone=0.001, backbone_bias=0.02, weight=0.1, bias=2, bn_scale=0.2, bn_shift=0.3, words=0.004,
@@ -177,3 +183,9 @@ def test_no_step_of_a_preset_has_a_rate_of_0(name: str) -> None:
     config = build_preset(name)
     for stage in (config.stage1, config.stage2):
         assert min(learning_rate(stage, step, 3) for step in range(3 * stage.epochs)) > 0
+
+
+@pytest.mark.parametrize("stage", [cosine_stage(1.3), cosine_stage(0), cosine_stage(3.9), steps_stage((2, 3))])
+def test_the_first_and_the_highest_rate_are_those_of_all_steps(stage: StageConfig) -> None:
+    rates = [learning_rate(stage, step, 7) for step in range(7 * stage.epochs)]
+    assert first_and_highest_rate(stage, 7) == (rates[0], max(rates))

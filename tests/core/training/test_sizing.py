@@ -1,29 +1,34 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
 from dpce_cli.core.config import Config
+from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.training.memory import PeakMemory, training_memory
+from dpce_cli.core.presets import build_preset
 from dpce_cli.core.training.opening import open_run
 from dpce_cli.core.training.optimisation import freeze, parameter_groups
 from dpce_cli.core.training.options import RunOptions, StageJob
-from dpce_cli.core.training.plan import StagePlan, plan_stage
+from dpce_cli.core.training.peak_memory import PeakMemory
+from dpce_cli.core.training.sizing import StageSize, size_for_dataset, size_stage, training_memory
 from dpce_cli.core.training.stage1 import build_model, word_table
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import BATCH, STEPS, TRAIN, Recorder
 
 
-def plan(workspace: Workspace, *settings: str, feature_cache: bool = True, stage: int = 1) -> StagePlan:
+def size_of_tiny(workspace: Workspace, *settings: str, feature_cache: bool = True, stage: int = 1) -> StageSize:
     dataset = workspace.load_dataset()
     config = dataset.config.with_settings(list(settings))
     words = word_table(dataset, config, None)
-    return plan_stage(dataset, config, words, stage=stage, feature_cache=feature_cache, classes=TRAIN)
+    return size_for_dataset(
+        dataset, config, words, stage=stage, classes=TRAIN, processes=1, feature_cache=feature_cache
+    )
 
 
-def test_the_plan_is_what_a_run_then_does(workspace: Workspace) -> None:
-    planned = plan(workspace)
+def test_the_size_is_that_of_what_a_run_then_does(workspace: Workspace) -> None:
+    planned = size_of_tiny(workspace)
     dataset = workspace.load_dataset()
     config = dataset.config
     model, words = build_model(dataset, config, None, stage=1)
@@ -33,12 +38,9 @@ def test_the_plan_is_what_a_run_then_does(workspace: Workspace) -> None:
     )
     groups = parameter_groups(model, config.stage1.multipliers)
 
-    assert [(group.name, group.parameters) for group in planned.groups] == [(g.name, g.size) for g in groups]
+    assert [(group.name, group.size) for group in planned.groups] == [(g.name, g.size) for g in groups]
     with open_run(job, model) as run:
         assert (planned.steps_per_epoch, planned.epochs) == (run.steps_per_epoch, config.stage1.epochs) == (STEPS, 3)
-    assert (planned.vocabulary, planned.word_dim, planned.word_vectors) == (
-        len(words.vocabulary), words.word_dim, words.source,
-    )  # fmt: skip
     assert planned.parameters == {
         name: sum(value.numel() for value in part.parameters())
         for name, part in (
@@ -54,23 +56,13 @@ def test_the_plan_is_what_a_run_then_does(workspace: Workspace) -> None:
 
 def test_planning_needs_no_weights_and_leaves_nothing(workspace: Workspace) -> None:
     before = sorted(workspace.root.rglob("*"))
-    planned = plan(workspace, "image.backbone=resnet50-v1", "image.backbone_weights=imagenet")
+    planned = size_of_tiny(workspace, "image.backbone=resnet50-v1", "image.backbone_weights=imagenet")
     assert planned.parameters["image_encoder"] > 23_000_000
     assert sorted(workspace.root.rglob("*")) == before
 
 
-def test_rates_are_the_groups_own_at_the_first_step_and_at_their_highest(workspace: Workspace) -> None:
-    planned = plan(workspace, "stage1.warmup_epochs=1", "stage1.learning_rate=0.3", "stage1.multipliers.words=0.5")
-    rates = {group.name: (group.first_rate, group.highest_rate) for group in planned.groups}
-    assert rates["backbone"] == (0, 0)
-    first, highest = rates["weight"]
-    assert first == 0.3 / STEPS
-    assert first < highest < 0.3
-    assert rates["words"] == (first / 2, highest / 2)
-
-
 def peak_on_cpu(model: DualEncoder, config: Config, images: Tensor) -> int:
-    """The most bytes that a step's tensors hold at a time."""
+    """The most bytes that the tensors of a step hold at a time."""
     texts = BATCH * config.stage1.captions_per_image
     with PeakMemory() as peak:
         image = model.image_encoder(images)
@@ -89,9 +81,9 @@ def test_a_step_takes_what_it_takes_when_it_is_run(workspace: Workspace) -> None
     freeze(parameter_groups(model.train(), config.stage1.multipliers))
     side = config.image.crop
     actual = peak_on_cpu(model, config, torch.zeros(BATCH, 3, side, side, dtype=torch.uint8))
-    planned = plan(workspace, "stage1.multipliers.backbone=1").memory["a step"]
+    planned = size_of_tiny(workspace, "stage1.multipliers.backbone=1").memory["activations and gradients"]
     assert abs(planned - actual) < 0.05 * actual
-    assert plan(workspace).memory["a step"] < planned
+    assert size_of_tiny(workspace).memory["activations and gradients"] < planned
 
 
 def test_of_several_processes_each_holds_its_share(workspace: Workspace) -> None:
@@ -107,16 +99,16 @@ def test_of_several_processes_each_holds_its_share(workspace: Workspace) -> None
     classifier = 100_000 * config.model.embedding_dim * 4
     assert one["weights"] - four["weights"] == classifier * 3 // 4
     assert one["optimizer"] - four["optimizer"] == 2 * classifier * 3 // 4
-    assert four["a step"] < one["a step"]
+    assert four["activations and gradients"] < one["activations and gradients"]
     sampled = memory(1, "model.classifier_sample_rate=0.1")
     assert sampled["weights"] - one["weights"] == classifier // 10
     assert sampled["optimizer"] == one["optimizer"]
-    assert sampled["a step"] < one["a step"]
+    assert sampled["activations and gradients"] < one["activations and gradients"]
 
 
 def test_a_step_in_parts_needs_the_memory_of_one_and_of_the_gradients(workspace: Workspace) -> None:
     small, parts, whole = (
-        plan(workspace, *settings).memory
+        size_of_tiny(workspace, *settings).memory
         for settings in (
             ["stage1.batch_size=32"],
             ["stage1.batch_size=64", "stage1.accumulation_steps=2"],
@@ -124,12 +116,56 @@ def test_a_step_in_parts_needs_the_memory_of_one_and_of_the_gradients(workspace:
         )
     )
     assert parts["weights"] == small["weights"]
-    assert small["a step"] < parts["a step"] < whole["a step"]
+    assert small["activations and gradients"] < parts["activations and gradients"] < whole["activations and gradients"]
 
 
 def test_memory_follows_batch_and_optimizer(workspace: Workspace) -> None:
-    small, large = (plan(workspace, f"stage1.batch_size={size}").memory for size in (4, 8))
+    small, large = (size_of_tiny(workspace, f"stage1.batch_size={size}").memory for size in (4, 8))
     assert small["weights"] == large["weights"]
-    assert small["a step"] < large["a step"]
-    sgd = plan(workspace, "stage1.optimizer=sgd").memory
+    assert small["activations and gradients"] < large["activations and gradients"]
+    sgd = size_of_tiny(workspace, "stage1.optimizer=sgd").memory
     assert 2 * sgd["optimizer"] == small["optimizer"]
+
+
+def size_of(*settings: str, feature_cache: bool = True, processes: int = 1) -> StageSize:
+    config = build_preset("paper-coco").with_settings(
+        ["image.backbone=resnet18", "model.embedding_dim=64", "stage1.batch_size=4", *settings]
+    )
+    return size_stage(
+        config, stage=1, images=1000, classes=1000, captions_per_image=5, vocabulary=300, word_dim=300,
+        processes=processes, feature_cache=feature_cache,
+    )  # fmt: skip
+
+
+def test_a_frozen_cnn_has_no_state_in_the_checkpoint_and_features_in_the_cache() -> None:
+    cached, photos = size_of(), size_of(feature_cache=False)
+    learning = size_of("stage1.multipliers.backbone=1")
+    assert cached.disk["last.pt"] == photos.disk["last.pt"] < learning.disk["last.pt"]
+    assert cached.disk["best.pt"] == learning.disk["best.pt"] < photos.disk["last.pt"]
+    assert "cached features" not in photos.disk | learning.disk
+    assert cached.disk["cached features"] > 0
+
+
+def test_a_rate_for_biases_that_a_cnn_does_not_have_leaves_it_frozen() -> None:
+    assert size_of("stage1.multipliers.backbone_bias=1").disk == size_of().disk
+    assert "cached features" not in size_of("stage1.multipliers.backbone_bias=1", "image.backbone=vgg16").disk
+
+
+@pytest.mark.parametrize(("optimizer", "states"), [("sgd", 1), ("adamw", 2)])
+def test_the_first_process_gathers_the_classes_with_their_state(optimizer: str, states: int) -> None:
+    assert size_of(f"stage1.optimizer={optimizer}", processes=2).memory_to_save == 1000 * 64 * 4 * (1 + states)
+    assert size_of(f"stage1.optimizer={optimizer}").memory_to_save == 0
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "model.embedding_dim=1000000000000000000",
+        f"model.embedding_dim={10**40}",
+        f"stage1.batch_size={10**18}",
+        f"text.max_words={10**30}",
+    ],
+)
+def test_absurd_numbers_end_in_one_line(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"^stage 1 cannot be this large \([^\n]*\); choose fewer photos[^\n]*$"):
+        size_of(setting)
