@@ -24,8 +24,10 @@ def plan(
     images: Annotated[str, typer.Option("--images", metavar="N", help="Training photos: 5000, 300k or 10M.")],
     stage: Annotated[int, typer.Option("--stage", min=1, max=2, help="Stage that is trained.")] = 1,
     preset: Annotated[str, typer.Option("--preset", help="A named configuration.")] = "paper-coco",
-    captions: Annotated[int, typer.Option("--captions", min=1, help="Captions per photo.")] = 5,
-    vocabulary: Annotated[int, typer.Option("--vocabulary", min=1, help="Words of the vocabulary.")] = 30_000,
+    captions: Annotated[int, typer.Option("--captions", min=1, max=10**6, help="Captions per photo.")] = 5,
+    vocabulary: Annotated[
+        int, typer.Option("--vocabulary", min=1, max=10**9, help="Words of the vocabulary.")
+    ] = 30_000,
     gpus: GpusOption = None,
     images_per_second: Annotated[
         float | None,

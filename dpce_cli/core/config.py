@@ -181,7 +181,6 @@ class Config:
 
     def __post_init__(self) -> None:
         checks = {
-            "seed below 2**63": self.seed < 2**63,
             "text.max_words of at least 1": self.text.max_words >= 1,
             "image.resize of at least image.crop, which is at least 32": self.image.resize >= self.image.crop >= 32,
             "image.crop of at least 224 with a Caffe VGG": self.image.crop >= 224
@@ -346,4 +345,6 @@ def _read(kind: Any, value: Any, source: str, key: str) -> Any:
         raise wrong({int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind])
     if kind in (int, float) and not 0 <= value < float("inf"):
         raise wrong("a number of at least 0")
+    if kind is int and value >= 2**63:
+        raise wrong("a number below 2^63")
     return value

@@ -182,7 +182,6 @@ def test_a_setting_of_an_unknown_key_lists_the_known_ones(setting: str) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        "seed=9223372036854775808",
         "text.max_words=0",
         "image.crop=31",
         "image.crop=225",
@@ -266,3 +265,12 @@ def test_the_settings_of_a_configuration_make_another_into_it() -> None:
     assert replace(other.with_settings(config.settings()), preset=config.preset) == config
     assert "image.backbone_weights=imagenet" in config.settings()
     assert "model.text_blocks=[3, 4, 6, 1]" in config.settings()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [f"seed={2**63}", f"stage1.epochs={10**40}", f"image.cached_crops={2**63}", "model.text_blocks=[1000000,1,1]"],
+)
+def test_numbers_that_no_training_has_are_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected a number below 2\^63|numbers from 1 to 100"):
+        build_preset("scenes").with_settings([setting])

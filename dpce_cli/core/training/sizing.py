@@ -188,7 +188,8 @@ def take_step(
 ) -> None:
     """Run the forward and backward pass of one process on torch's default device."""
     side = config.image.crop
-    own_photos, own_texts = math.ceil(photos / processes), math.ceil(texts / processes)
+    # Batch norms of several processes see the whole batch; here, where there is one process, it must be 2 at least.
+    own_photos, own_texts = (max(2, math.ceil(total / processes)) for total in (photos, texts))
     shape = (own_photos, model.image_encoder.feature_dim) if cached else (own_photos, 3, side, side)
     image = model.image_encoder(torch.zeros(shape, dtype=torch.float16 if cached else torch.uint8))
     if isinstance(stage, RankingStageConfig) and stage.negatives == "hardest_in_pool":
