@@ -176,7 +176,7 @@ class ImageEncoder(nn.Module):
             side = self.crop // 32
             windows = F.unfold(self.backbone.features(pixels), side).transpose(1, 2)  # (batch, windows, 512 * side**2)
             pooled = self.backbone.avgpool(windows.flatten(0, 1).unflatten(1, (-1, side, side)))
-            return cast(Tensor, self.backbone.classifier(pooled.flatten(1)).unflatten(0, windows.shape[:2]))
+            return cast(Tensor, self.backbone.classifier(pooled.flatten(1)).unflatten(0, (images.shape[0], -1)))
         maps = pixels
         for layer in list(self.backbone.children())[:-2]:  # without the pooling and the classification layer
             maps = layer(maps)
@@ -192,4 +192,5 @@ class ImageEncoder(nn.Module):
             return cast(Tensor, self.head(self.feature_dropout(images.float())))
         features = self._window_features(images)
         embeddings: Tensor = self.head(self.feature_dropout(features.flatten(0, 1)))
-        return cast(Tensor, embeddings.unflatten(0, features.shape[:2])).mean(1)
+        # Not features.shape, which ONNX graphs would hold as numbers, for photos of one size.
+        return cast(Tensor, embeddings.unflatten(0, (images.shape[0], -1))).mean(1)

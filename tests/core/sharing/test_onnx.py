@@ -14,10 +14,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
+from torchvision import models
 
 from dpce_cli.core.data.images import load_image
 from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.errors import CheckpointError, ConfigError
+from dpce_cli.core.models import image_encoder
+from dpce_cli.core.models.caffe import CaffeVGG
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.retrieval.encoding import encode_images
 from dpce_cli.core.retrieval.model import Array, Model
@@ -82,9 +86,30 @@ def test_photos_have_the_embeddings_that_torch_gives_them(
     assert np.abs(1 - cosines(embeddings, model.encode_images(paths))).max() < 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50-caffe", "vgg16", "vgg16-caffe"])
-def test_whole_photos_of_any_shape_have_the_embeddings_that_torch_gives_them(backbone: str, tmp_path: Path) -> None:
+def thin_vgg(build: Callable[[], models.VGG]) -> models.VGG:
+    """A VGG with 8 channels and layers of 16 where its own have 512 and 4096."""
+    with torch.device("meta"):
+        vgg = build()
+    vgg.features = nn.Sequential(nn.MaxPool2d(32), nn.Conv2d(3, 8, 1))
+    vgg.classifier = nn.Sequential(nn.Linear(8 * 49, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 16))
+    vgg.mean = torch.tensor([120.0, 110.0, 100.0])
+    return vgg
+
+
+THIN_VGGS = {
+    "vgg16": (lambda: thin_vgg(models.vgg16), None, 16),
+    "vgg16-caffe": (lambda: thin_vgg(lambda: CaffeVGG("D")), None, 16),
+}
+
+
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "vgg16", "vgg16-caffe", pytest.param("resnet50-caffe", marks=pytest.mark.slow)]
+)
+def test_whole_photos_of_any_shape_have_the_embeddings_that_torch_gives_them(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, entry in THIN_VGGS.items():
+        monkeypatch.setitem(image_encoder._BACKBONES, name, entry)
     torch.manual_seed(0)
     encoder = ImageEncoder(backbone=backbone, embedding_dim=16).eval()
     path = tmp_path / "image.onnx"
