@@ -90,7 +90,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def check_arguments(line: str) -> None:
     """Parse what follows `dpce` on a command line, and run nothing."""
-    name, *arguments = shlex.split(line)
+    name, *arguments = shlex.split(line, comments=True)
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     commands[name].make_context(name, arguments)
 
