@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from dpce_cli.core.errors import QueryError, WorkspaceError
 from dpce_cli.core.galleries.catalogue import About, Catalogue, Rows, generation
-from dpce_cli.core.retrieval.hits import Filters, Hit, Kind
+from dpce_cli.core.retrieval.hits import Filters, Hit, Kind, with_relevance
+from dpce_cli.core.retrieval.relevance import Relevance
 from dpce_cli.core.storage.locks import exclusive
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Gallery:
         if top_k < 1:
             raise QueryError(f"--top-k {top_k}: ask for at least 1 result")
         vector, filters = self._embedded(query), self.filters
+        curve = self._relevance() if vector[-1] else None
         with closing(open_gallery(self.folder)) as catalogue, catalogue.snapshot() as database:
             embeddings = self._embeddings(catalogue)
             where, values = _conditions(catalogue, filters)
@@ -106,8 +108,15 @@ class Gallery:
                 for root, path, taken, _ in items:
                     hits.append(self._hit(len(hits) + 1, score, root, path, taken))
                     if len(hits) == top_k:
-                        return hits
-        return hits
+                        return with_relevance(hits, curve)
+        return with_relevance(hits, curve)
+
+    def _relevance(self) -> Relevance | None:
+        """What turns the scores of items of the other kind than the query into percent, if it is known."""
+        known = self.model.relevances
+        if not known or not self.about.corrects_hubs:
+            return None
+        return known.text_to_image if self.about.kind == "photos" else known.image_to_text
 
     def _embedded(self, query: str | Path | Image.Image | Vector) -> Vector:
         """The embedding of a query, and 1 where hubs are to be corrected: among items of the other kind."""

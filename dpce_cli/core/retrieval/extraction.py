@@ -16,13 +16,16 @@ from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.processes.collectives import rank, share
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.retrieval.calibration import fit_relevance
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_captions
-from dpce_cli.core.retrieval.hubness import BANK_PHOTOS, NEAREST, Bank, load_bank
+from dpce_cli.core.retrieval.hubness import BANK_PHOTOS, NEAREST, Bank, has_hubness, load_bank
 from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.retrieval.relevance import load_relevances
+from dpce_cli.core.storage.files import write_json
 from dpce_cli.core.workspace.checkpoint import Checkpoint
 from dpce_cli.core.workspace.dataset import PreparedDataset, PreparedImage
 from dpce_cli.core.workspace.feature_cache import cached_test_features
-from dpce_cli.core.workspace.features import load_feature_store, open_feature_store
+from dpce_cli.core.workspace.features import FeatureStore, load_feature_store, open_feature_store
 from dpce_cli.core.workspace.workspace import Workspace
 
 _IMAGES, _CAPTIONS = 16, 256
@@ -46,7 +49,7 @@ def extract_features(
     photos' crops in the cache, they are not computed again. Several processes take a share each.
 
     The hubness of each photo and caption is stored too. For it, some training photos and their captions are embedded
-    first, once per model. Where none of these photos can be read, it is 0.
+    first, once per model. Where none of these photos can be read, it is 0. The val split fits the relevance of results.
 
     Raises:
         DataError: no photo can be read.
@@ -64,11 +67,15 @@ def extract_features(
     contents = photo_contents(dataset.root, images)
     if is_stored(path, meta, contents):
         reporter.note(f"{path} holds these embeddings already")
+        known = load_relevances(workspace.relevance_path(checkpoint.stage), checkpoint.fingerprint)
+        if split == "val" and known is None and not rank():
+            _fit_relevance(workspace, checkpoint, load_feature_store(path))
         return path
     embedding.fill(path, images, meta, contents, bank=bank)
     if rank():
         return path
-    unreadable = len(images) - len(load_feature_store(path).image_ids)
+    store = load_feature_store(path)
+    unreadable = len(images) - len(store.image_ids)
     if unreadable == len(images):
         path.unlink()
         raise DataError(
@@ -79,7 +86,16 @@ def extract_features(
             f"{unreadable} of {len(images)} {split} photos could not be read; they and their captions are left out of "
             f"results; to try them again, delete {path} and run again"
         )
+    if split == "val":
+        _fit_relevance(workspace, checkpoint, store)
     return path
+
+
+def _fit_relevance(workspace: Workspace, checkpoint: Checkpoint, store: FeatureStore) -> None:
+    """Keep what turns scores into percent, where the store allows it."""
+    if has_hubness(store) and (relevances := fit_relevance(store)):
+        curves = {"checkpoint": checkpoint.fingerprint, **relevances.to_dict()}
+        write_json(workspace.relevance_path(checkpoint.stage), curves)
 
 
 def _bank(embedding: _Embedding) -> Bank | None:

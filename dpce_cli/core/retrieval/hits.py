@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Literal, Protocol
+
+from dpce_cli.core.retrieval.relevance import Relevance
 
 Kind = Literal["photos", "sentences"]
 
@@ -18,6 +21,8 @@ class Hit:
     """From 1."""
     score: float
     """Cosine similarity to the query; between photos and sentences less the answer's hubness."""
+    relevance: float | None = None
+    """How well it fits the query, as a fraction (see `core.retrieval.relevance`); None where this is not known."""
     image_id: str
     """In a gallery, the path."""
     path: str
@@ -28,6 +33,11 @@ class Hit:
     """Whether the answer belongs to the query's own image; None where the query is from outside the store."""
     date: str | None = None
     """When a gallery's photo was taken, `2024-05-01T10:30:01`, where its EXIF data says so."""
+
+
+def with_relevance(hits: Iterable[Hit], curve: Relevance | None) -> list[Hit]:
+    """The hits with their relevance by `curve`, if there is one."""
+    return [replace(hit, relevance=curve.of(hit.score) if curve else None) for hit in hits]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import numpy as np
 from dpce_cli.core.config import Config
 from dpce_cli.core.errors import QueryError
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.retrieval.relevance import Relevances
 from dpce_cli.core.text.tokenizer import tokenize
 from dpce_cli.core.text.vocabulary import Vocabulary, pack_token_ids
 
@@ -58,6 +59,8 @@ class Model:
     """What embeds token ids `(sentences, max_words)` in the place of the text encoder, without torch."""
     load_bank: Callable[[], Bank] | None = field(default=None, repr=False)
     """Reads the embeddings of training photos and captions that hubs are told by; None: the model has none."""
+    relevances: Relevances | None = None
+    """What turns scores into percent, if the model has it."""
     device: torch.device | None = None
     """None is the CPU."""
     reporter: Reporter = field(default_factory=Reporter, repr=False)
@@ -69,6 +72,7 @@ class Model:
         checkpoint: Checkpoint,
         *,
         load_bank: Callable[[], Bank] | None = None,
+        relevances: Relevances | None = None,
         device: torch.device | None = None,
         reporter: Reporter | None = None,
     ) -> Model:
@@ -82,6 +86,7 @@ class Model:
             weights_id=checkpoint.fingerprint,
             load_weights=lambda: weights,
             load_bank=load_bank,
+            relevances=relevances,
             device=device,
             reporter=reporter or Reporter(),
         )

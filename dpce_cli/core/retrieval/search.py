@@ -9,8 +9,10 @@ from torch import Tensor
 
 from dpce_cli.core.errors import QueryError
 from dpce_cli.core.progress import Reporter
-from dpce_cli.core.retrieval.hits import Hit, Kind
+from dpce_cli.core.retrieval.hits import Hit, Kind, with_relevance
+from dpce_cli.core.retrieval.hubness import has_hubness
 from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.retrieval.relevance import load_relevances
 from dpce_cli.core.workspace.artefacts import load_features
 from dpce_cli.core.workspace.features import FeatureStore
 from dpce_cli.core.workspace.workspace import Workspace
@@ -30,14 +32,20 @@ class ExtractedSplit:
         self._model = Model.of_checkpoint(checkpoint, reporter=reporter)
         self.title = f"{checkpoint.dataset}, {split} split, Stage {checkpoint.stage}"
         self.root = Path(workspace.about()["root"])
+        self._relevances = None
+        if has_hubness(self._store):
+            path = workspace.relevance_path(checkpoint.stage)
+            self._relevances = load_relevances(path, checkpoint.fingerprint)
 
     def answers(self, query: str | Path) -> Kind:
         return "photos" if isinstance(query, str) else "sentences"
 
     def search(self, query: str | Path, top_k: int) -> list[Hit]:
         if isinstance(query, str):
-            return search_images(self._store, torch.from_numpy(self._model.encode_text([query])[0]), top_k)
-        return search_captions(self._store, torch.from_numpy(self._model.encode_images([query])[0]), top_k)
+            hits = search_images(self._store, torch.from_numpy(self._model.encode_text([query])[0]), top_k)
+            return with_relevance(hits, self._relevances.text_to_image if self._relevances else None)
+        hits = search_captions(self._store, torch.from_numpy(self._model.encode_images([query])[0]), top_k)
+        return with_relevance(hits, self._relevances.image_to_text if self._relevances else None)
 
 
 def rank_gallery(

@@ -12,6 +12,7 @@ from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.evaluation import Evaluation, evaluate_split
 from dpce_cli.core.retrieval.hubness import BANK_PHOTOS, bank_loader
 from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.retrieval.relevance import load_relevances
 from dpce_cli.core.sharing.model_folder import BANK, check_replaceable, save_model
 from dpce_cli.core.workspace.artefacts import load_best, load_features
 from dpce_cli.core.workspace.checkpoint import Checkpoint
@@ -55,7 +56,9 @@ def export_model(
         reporter.note("the model cannot correct for hubs in galleries; run 'dpce extract-features' first, and it can")
     measured = _measured(workspace, dataset, checkpoint, reporter)
     card = _card(checkpoint, dataset, measured, licence, has_bank=bool(load_bank))
-    save_model(Model.of_checkpoint(checkpoint, load_bank=load_bank), folder, card=card, half=half, onnx=onnx)
+    relevances = load_relevances(workspace.relevance_path(checkpoint.stage), checkpoint.fingerprint)
+    model = Model.of_checkpoint(checkpoint, load_bank=load_bank, relevances=relevances)
+    save_model(model, folder, card=card, half=half, onnx=onnx)
     return checkpoint
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dpce_cli.core.errors import CheckpointError
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.retrieval.relevance import load_relevances
 from dpce_cli.core.sharing.model_folder import FILES, load_model
 from dpce_cli.core.workspace.workspace import Workspace
 
@@ -38,8 +39,13 @@ def find_model(
     from dpce_cli.core.workspace.artefacts import load_best
 
     checkpoint = load_best(workspace, None, None)
-    load_bank = bank_loader(workspace.bank_path(checkpoint.stage), checkpoint)
-    return Model.of_checkpoint(checkpoint, load_bank=load_bank, device=device, reporter=reporter)
+    return Model.of_checkpoint(
+        checkpoint,
+        load_bank=bank_loader(workspace.bank_path(checkpoint.stage), checkpoint),
+        relevances=load_relevances(workspace.relevance_path(checkpoint.stage), checkpoint.fingerprint),
+        device=device,
+        reporter=reporter,
+    )
 
 
 def locate_model(name: str, reporter: Reporter | None = None) -> Path:

@@ -25,6 +25,7 @@ from dpce_cli.core.config import Config
 from dpce_cli.core.errors import CheckpointError, DpceError, VocabularyError, WorkspaceError
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.model import Model, empty_weights
+from dpce_cli.core.retrieval.relevance import Relevances
 from dpce_cli.core.sharing.onnx import IMAGE, TEXT, has_onnx_runtime, text_engine, write_onnx
 from dpce_cli.core.storage.files import replacing_folder
 from dpce_cli.core.text.vocabulary import Vocabulary
@@ -128,6 +129,7 @@ def _description(model: Model, folder: Path, half: bool) -> dict[str, Any]:
             "average_with_mirror_image": image.mirror,
         },
         "config": replace(model.config, image=image).to_dict(),
+        "relevance": model.relevances and model.relevances.to_dict(),
         "files": {
             path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(folder.iterdir())
         },
@@ -186,9 +188,10 @@ def load_model(folder: Path, *, device: torch.device | None = None, reporter: Re
         listed = {file: (entry["bytes"], entry["sha256"]) for file, entry in about["files"].items()}
         if not (type(name) is type(weights) is str and type(word_dim) is int and 0 < word_dim < 2**31):
             raise TypeError("a value has another type than it should have")
+        relevances = Relevances.from_dict(about["relevance"]) if about.get("relevance") else None
         if max(config.text.max_words, config.image.resize) > _MOST_POSITIONS:
             raise TypeError("it asks for more words or pixels than any model reads")
-    except (KeyError, TypeError, AttributeError, DpceError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, DpceError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else _without_advice(str(error), path)
         raise CheckpointError(f"{path}: describes no model that this dpce can read ({reason}); {_AGAIN}") from error
     if missing := [file for file in (WEIGHTS, VOCABULARY) if file not in listed]:
@@ -217,6 +220,7 @@ def load_model(folder: Path, *, device: torch.device | None = None, reporter: Re
         text_engine=engine,
         load_weights=lambda: _load_weights(parts.checked(WEIGHTS), config, len(vocabulary), word_dim),
         load_bank=(lambda: _load_bank(parts.checked(BANK), config.model.embedding_dim)) if BANK in listed else None,
+        relevances=relevances,
         device=device,
         reporter=reporter or Reporter(),
     )

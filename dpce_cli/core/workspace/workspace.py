@@ -10,7 +10,8 @@
         photos-HASH/              drawn scenes, or the photos of prepare-vocab --resize-images
         word_vectors.h5
         cache/                    pooled CNN features, one file per split and setting
-        stage1/  stage2/          last.pt, best.pt, epoch-N.pt, lock, metrics.jsonl, curves.png, tensorboard/, bank.h5
+        stage1/  stage2/          last.pt, best.pt, epoch-N.pt, lock, metrics.jsonl, curves.png, tensorboard/, bank.h5,
+                                  relevance.json
         features/                 one HDF5 store per split
       galleries/                  one folder per gallery, of any data set's model; see core.galleries
 
@@ -114,6 +115,9 @@ class Workspace:
 
     def bank_path(self, stage: int) -> Path:
         return self.stage_folder(stage) / "bank.h5"
+
+    def relevance_path(self, stage: int) -> Path:
+        return self.stage_folder(stage) / "relevance.json"
 
     def feature_cache_path(self, split: str, key: str) -> Path:
         return self.folder / "cache" / f"{split}-{key}.h5"

@@ -18,6 +18,7 @@ from dpce_cli.core.galleries.indexing import IndexResult, index_gallery
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.hubness import Bank
 from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.retrieval.relevance import Relevances
 from tests.core.tiny import tiny_config
 
 LONG_AGO = 10**9
@@ -30,6 +31,7 @@ class ColourModel:
     dim = 3
 
     def __init__(self, fingerprint: str = "colours", bank: Bank | None = None) -> None:
+        self.relevances: Relevances | None = None
         self.bank, self.load_bank = bank, (lambda: bank) if bank else None
         self.fingerprint, self.name, self.config = fingerprint, f"model {fingerprint}", tiny_config(None)
         self.photos = self.sentences = 0

@@ -17,6 +17,7 @@ from dpce_cli.core.galleries.catalogue import About, Catalogue, Found, make_curr
 from dpce_cli.core.galleries.gallery import Gallery, gallery_states, recorded_model
 from dpce_cli.core.retrieval.hits import Filters
 from dpce_cli.core.retrieval.hubness import Bank
+from dpce_cli.core.retrieval.relevance import Relevances
 from tests.core.galleries.conftest import ColourModel, Place
 
 
@@ -85,6 +86,20 @@ def test_hubs_are_corrected_among_sentences_for_photos(place: Place) -> None:
     by_photo = [hit.score for hit in opened(place).search(place.add("red.png", (255, 0, 0)))]
     assert by_photo == pytest.approx([1 - 1 / 2, (1 - 1 / 2) / np.sqrt(2)])
     assert [hit.score for hit in opened(place).search("red")] == pytest.approx([1, 1 / np.sqrt(2)])
+
+
+def test_relevance_is_told_between_photos_and_sentences_where_hubs_are_corrected(place: Place) -> None:
+    red = place.add("red.png", (255, 0, 0))
+    curves = {"text_to_image": {"slope": 4.0, "intercept": -1.0}, "image_to_text": {"slope": 1.0, "intercept": 0.0}}
+    place.model.relevances = Relevances.from_dict(curves)
+    place.index()
+    assert opened(place).search("red")[0].relevance is None
+
+    place.model = ColourModel(bank=BANK)
+    place.model.relevances = Relevances.from_dict(curves)
+    place.index(rebuild=True)
+    assert opened(place).search("red")[0].relevance == pytest.approx(1 / (1 + np.exp(-(4 * 0.5 - 1))))
+    assert opened(place).search(red)[0].relevance is None
 
 
 def test_a_gallery_goes_on_with_or_without_the_correction_that_it_began_with(place: Place) -> None:

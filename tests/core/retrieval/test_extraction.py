@@ -20,10 +20,12 @@ from dpce_cli.core.data.views import FixedViews
 from dpce_cli.core.errors import CheckpointError, DataError, WorkspaceError
 from dpce_cli.core.processes.collectives import rank
 from dpce_cli.core.progress import Advance, Reporter
+from dpce_cli.core.retrieval.calibration import fit_relevance
 from dpce_cli.core.retrieval.encoding import encode_images, encode_text
 from dpce_cli.core.retrieval.extraction import extract_features
 from dpce_cli.core.retrieval.hubness import NEAREST, has_hubness
 from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.retrieval.relevance import load_relevances
 from dpce_cli.core.workspace.artefacts import load_best, load_features
 from dpce_cli.core.workspace.checkpoint import Checkpoint
 from dpce_cli.core.workspace.dataset import PreparedDataset
@@ -180,6 +182,19 @@ def test_hubness_is_half_the_mean_cosine_to_the_nearest_training_embeddings(many
         for row, value in zip(own, hubness, strict=True):
             nearest = sorted((float(row @ other) for other in others), reverse=True)[:NEAREST]
             assert float(value) == pytest.approx(sum(nearest) / len(nearest) / 2, abs=1e-5)
+
+
+def test_the_val_split_fits_the_relevance_of_results(many: Workspace) -> None:
+    model = checkpoint(many, 1, "best")
+    path = many.relevance_path(1)
+    _extract(many, split="train")
+    assert load_relevances(path, model.fingerprint) is None
+
+    store = load_feature_store(_extract(many))
+    assert load_relevances(path, model.fingerprint) == fit_relevance(store)
+    path.unlink()
+    _extract(many)
+    assert load_relevances(path, model.fingerprint) == fit_relevance(store)
 
 
 def test_the_training_embeddings_are_computed_once_per_model(many: Workspace) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from dpce_cli.core.errors import CheckpointError, WorkspaceError
 from dpce_cli.core.retrieval.hubness import Bank
 from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.retrieval.relevance import Relevances
 from dpce_cli.core.sharing.model_folder import load_model, save_model
 from dpce_cli.core.workspace.checkpoint import Checkpoint
 from tests.core.tiny import Recorder
@@ -85,6 +86,19 @@ def test_a_bank_travels_with_the_model(trained: Checkpoint, folder: Path, tmp_pa
     torch.testing.assert_close(found.bank.text_embeddings, bank.text_embeddings, atol=1e-3, rtol=0)
     assert found.fingerprint == load_model(folder).fingerprint
     assert load_model(folder).bank is None
+
+
+def test_the_relevance_travels_with_the_model(
+    trained: Checkpoint, folder: Path, tmp_path: Path, change_config: Callable[..., None]
+) -> None:
+    curve = {"slope": 4.5, "intercept": -1.25}
+    relevances = Relevances.from_dict({"text_to_image": curve, "image_to_text": curve})
+    save_model(replace(Model.of_checkpoint(trained), relevances=relevances), tmp_path / "with", card="", half=False)
+
+    assert load_model(tmp_path / "with").relevances == relevances
+    assert load_model(folder).relevances is None
+    change_config(relevance={"text_to_image": curve, "image_to_text": {"slope": "steep"}})
+    assert "the relevance is not two curves of two numbers" in refusal(folder)
 
 
 @pytest.mark.parametrize(
