@@ -23,7 +23,7 @@ def extract_features(
     gpus: GpusOption = None,
     processes: ProcessesOption = None,
     workers: WorkersOption = 2,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Embed the photos and captions of a split. Interrupted, the same command continues.
 
@@ -38,13 +38,13 @@ def extract_features(
     from dpce_cli.launch import launch
 
     device = launch(gpus, processes, device)
-    place = Workspace(workspace)
-    dataset = place.load_dataset()
+    workspace = Workspace(workspace_path)
+    dataset = workspace.load_dataset()
     dataset.split(split)
-    checkpoint = load_best(place, dataset, stage)
+    checkpoint = load_best(workspace, dataset, stage)
     with process_group(device) as chosen:
         path = extract(
-            place, dataset, checkpoint, split=split, device=chosen, workers=workers, reporter=build_reporter()
+            workspace, dataset, checkpoint, split=split, device=chosen, workers=workers, reporter=build_reporter()
         )
     if is_main_process():
         typer.echo(f"embeddings of the {split} split, Stage {checkpoint.stage} model: {path}")

@@ -14,7 +14,7 @@ def galleries(
         str | None, typer.Option("--remove", metavar="NAME", help="Delete a gallery; its photos stay.")
     ] = None,
     as_json: JsonOption = False,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """List the galleries that index has made: what they hold, their size, and what could not be read.
 
@@ -28,12 +28,12 @@ def galleries(
     from dpce_cli.core.progress import visible
     from dpce_cli.core.workspace.workspace import Workspace, check_name
 
-    place = Workspace(workspace)
+    workspace = Workspace(workspace_path)
     if remove is not None:
-        remove_gallery(place.gallery_folder(check_name(remove)))
+        remove_gallery(workspace.gallery_folder(check_name(remove)))
         typer.echo(f"gallery {remove} is removed")
         return
-    states = gallery_states(place.gallery_folder(""))
+    states = gallery_states(workspace.gallery_folder(""))
     if as_json:
         print_json([asdict(state) for state in states])
         return
@@ -52,7 +52,7 @@ def galleries(
         for state in states
     ]
     columns = ("name", "items", "to embed", "problems", "size", "last change", "of", "model", "from")
-    print_table(f"galleries in {workspace}", columns, rows, text_columns=3)
+    print_table(f"galleries in {workspace_path}", columns, rows, text_columns=3)
     for state in states:
         if state.problems:
             path, reason = state.problems[0]

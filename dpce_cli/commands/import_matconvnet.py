@@ -24,7 +24,7 @@ def import_matconvnet(
         Path | None, typer.Option("--output", help="File for the weights of vlfeat's CNN, for --backbone-weights.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the stage's model that is there.")] = False,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Take over a network that was trained with MatConvNet.
 
@@ -37,8 +37,8 @@ def import_matconvnet(
     from dpce_cli.core.sharing.importing import import_backbone, import_pair
     from dpce_cli.core.workspace.workspace import Workspace
 
-    place = Workspace(workspace)
-    dataset = place.load_dataset() if dictionary else None
+    workspace = Workspace(workspace_path)
+    dataset = workspace.load_dataset() if dictionary else None
     network = read_network(file)
     if network.is_trained_pair != (dictionary is not None):
         kind = "an image and a text network" if network.is_trained_pair else "an image CNN alone"
@@ -50,7 +50,7 @@ def import_matconvnet(
         return
     assert dataset
     assert dictionary
-    path, checkpoint = import_pair(place, dataset, network, dictionary, stage=stage, fresh=fresh)
+    path, checkpoint = import_pair(workspace, dataset, network, dictionary, stage=stage, fresh=fresh)
     typer.echo(
         f"Stage {stage} model for data set '{dataset.name}': {path} ({checkpoint.config.image.backbone}, "
         f"{len(checkpoint.vocabulary)} words, {checkpoint.config.text.max_words} of a caption, "

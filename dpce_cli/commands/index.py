@@ -47,7 +47,7 @@ def index(
     gpus: GpusOption = None,
     processes: ProcessesOption = None,
     workers: WorkersOption = 2,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Make a gallery of photos or sentences that retrieve can search. Run again, it embeds only what is new.
 
@@ -65,9 +65,9 @@ def index(
     from dpce_cli.launch import launch
 
     device = launch(gpus, processes, device)
-    place = Workspace(workspace)
+    workspace = Workspace(workspace_path)
     first = roots[0].expanduser().resolve()
-    folder = place.gallery_folder(check_name(name or (first.stem if first.is_file() else first.name)))
+    folder = workspace.gallery_folder(check_name(name or (first.stem if first.is_file() else first.name)))
     if model is not None and not model.startswith(HUB):
         model = str(Path(model).expanduser().resolve())
     source = model if model is not None else recorded_model(folder)
@@ -75,7 +75,7 @@ def index(
         result = index_gallery(
             folder,
             roots,
-            find_model(source, place, device=chosen),
+            find_model(source, workspace, device=chosen),
             model_source=source,
             is_named=name is not None,
             exclude=exclude or (),

@@ -40,7 +40,7 @@ def retrieve(
     unique: Annotated[bool, typer.Option("--unique", help="Show near duplicates in the gallery once.")] = False,
     as_json: JsonOption = False,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG to draw the query and its results in.")] = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Search an extracted split or a gallery with a sentence or a photo.
 
@@ -57,7 +57,7 @@ def retrieve(
     from dpce_cli.commands.console import ConsoleReporter, print_json, print_table
     from dpce_cli.core.workspace.workspace import Workspace, check_name
 
-    asked, place, reporter = query if image is None else image, Workspace(workspace), ConsoleReporter()
+    asked, workspace, reporter = query if image is None else image, Workspace(workspace_path), ConsoleReporter()
     assert asked is not None
     searched: Searchable
     if gallery is not None:
@@ -65,8 +65,8 @@ def retrieve(
         from dpce_cli.core.retrieval.hits import Filters
         from dpce_cli.core.sharing.finding import find_model
 
-        folder = place.gallery_folder(check_name(gallery))
-        found = find_model(model or recorded_model(folder), place, reporter=reporter)
+        folder = workspace.gallery_folder(check_name(gallery))
+        found = find_model(model or recorded_model(folder), workspace, reporter=reporter)
         filters = Filters(
             under=under, since=since.date() if since else None, until=until.date() if until else None, unique=unique
         )
@@ -74,7 +74,7 @@ def retrieve(
     else:
         from dpce_cli.core.retrieval.search import ExtractedSplit
 
-        searched = ExtractedSplit(place, split or "test", reporter=reporter)
+        searched = ExtractedSplit(workspace, split or "test", reporter=reporter)
     hits, kind = searched.search(asked, top_k), searched.answers(asked)
     if as_json:
         print_json([asdict(hit) for hit in hits])
