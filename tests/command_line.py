@@ -1,4 +1,4 @@
-"""The command line called in this process, on a network so small that a stage takes about a second.
+"""Call the command line in this process, with a network so small that a stage takes about a second.
 
 `python -m tests.command_line` is `dpce` with that network.
 """
@@ -35,7 +35,7 @@ SCENES = ("prepare-vocab", "scenes", "--train-images", "12", "--test-images", "6
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind when it ended."""
+    """The exit code and output of a command."""
 
     code: int
     stdout: str
@@ -43,7 +43,7 @@ class Outcome:
 
     @property
     def error(self) -> str:
-        """The one line that tells a user's mistake, with exit code 1 and no result; commands it advises exist."""
+        """The one line about a user's mistake. Checks that there is no result, and that commands in the line exist."""
         assert self.code == 1, self
         assert self.stdout == "", self.stdout
         lines = self.stderr.splitlines()
@@ -58,8 +58,8 @@ class Outcome:
         return [line for line in self.stderr.splitlines() if line.startswith("Warning: ")]
 
 
-def dpce(*arguments: str | Path, workspace: Path | None = None) -> Outcome:
-    """Run `dpce` with these arguments until it exits."""
+def dpce(*arguments: str | Path, workspace: Path | None = None, tiny: bool = True) -> Outcome:
+    """Run `dpce` with these arguments until it exits; `tiny` puts `TinyCNN` in the place of ResNet-18."""
     argv = ["dpce", *map(str, arguments), *(["--workspace", str(workspace)] if workspace else [])]
     code: object = 0
     with (
@@ -68,7 +68,7 @@ def dpce(*arguments: str | Path, workspace: Path | None = None) -> Outcome:
         redirect_stderr(io.StringIO()) as stderr,
     ):
         try:
-            _main_on_tiny_cnn()
+            _main_on_tiny_cnn() if tiny else main()
         except SystemExit as stop:
             code = stop.code or 0
     assert isinstance(code, int)
@@ -76,14 +76,14 @@ def dpce(*arguments: str | Path, workspace: Path | None = None) -> Outcome:
 
 
 def succeed(*arguments: str | Path, workspace: Path | None = None) -> Outcome:
-    """Run `dpce` and see it exit with 0."""
+    """Run `dpce` and check that it exits with 0."""
     outcome = dpce(*arguments, workspace=workspace)
     assert outcome.code == 0, outcome
     return outcome
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint that `dpce` here left."""
+    """Read a checkpoint that was written by `dpce` with `TinyCNN`."""
     with tiny_resnet18():
         return load_checkpoint(path, remedy="dpce train-stage1")
 

@@ -24,7 +24,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a data set; nothing is trained."""
+    """A workspace with a data set, without models."""
     folder = tmp_path_factory.mktemp("processes") / "workspace"
     succeed(*SCENES, workspace=folder)
     return folder
@@ -50,7 +50,7 @@ def train(workspace: Path, epochs: int, *arguments: str) -> tuple[str | Path, ..
 
 
 def read_until(process: subprocess.Popen[str], part: str) -> str:
-    """What comes on stderr up to the line that holds `part`."""
+    """The lines of stderr up to the one that contains `part`."""
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
@@ -116,7 +116,7 @@ def test_processes_whose_launcher_is_killed_stop_after_the_same_step(workspace: 
     with running(*train(workspace, 1000, "--processes", "2")) as process:
         read_until(process, "epoch 2/1000 validation")
         process.kill()
-        stdout, stderr = process.communicate(timeout=60)  # they hold its pipes open
+        stdout, stderr = process.communicate(timeout=60)  # the other processes keep its pipes open
     assert stdout == ""
     assert "Traceback" not in stderr
     stopped = step(workspace)
@@ -138,7 +138,7 @@ def test_an_error_of_all_processes_is_reported_once(workspace: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_on_two_machines_trains_one_model(workspace: Path) -> None:
-    """The machines are this one twice."""
+    """Both machines are this one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

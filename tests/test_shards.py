@@ -1,4 +1,4 @@
-"""A data set in tar shards through all commands: what comes out is what its photos as loose files give."""
+"""All commands on a data set in tar shards: the results equal those of the same photos as single files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL = ("--preset", "scenes", *TINY, "--workers", "0")
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two or three shards a split, written by the webdataset library."""
+    """Two or three shards per split, written by the webdataset library."""
     root = tmp_path_factory.mktemp("root")
     scenes = build_scenes(root / "scenes", seed=0, counts=COUNTS, size=48, reporter=Reporter())
     for split in COUNTS:

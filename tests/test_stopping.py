@@ -64,7 +64,7 @@ class Job:
     def _owns(self, process: Path) -> bool:
         try:
             return f"{JOB}={self.name}".encode() in (process / "environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended, or is another person's
+        except OSError:  # it has ended, or belongs to another user
             return False
 
     def send(self, number: signal.Signals) -> None:

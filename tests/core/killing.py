@@ -60,7 +60,7 @@ def _start(job: Job, workspace: Workspace) -> int:
 
 
 def _ends_before(child: int, seconds: float) -> bool:
-    """Whether the child does; it is killed if not."""
+    """Whether the child ends in time; otherwise it is killed."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         process, status = os.waitpid(child, os.WNOHANG)
@@ -94,7 +94,7 @@ def _progress(workspace: Workspace, name: str) -> int:
 
 
 def _metrics(workspace: Workspace) -> dict[str, object]:
-    """How good the models are, as `dpce eval --json` says and as metrics.jsonl has it of every epoch."""
+    """The models' metrics: from `dpce eval --json`, and for every epoch from metrics.jsonl."""
     measured = succeed("eval", "--split", "val", "--json", workspace=workspace.root).stdout
     return {"eval": json.loads(measured)} | {
         f"stage{stage}": records(workspace, stage, "validation") for stage in (1, 2)

@@ -37,7 +37,7 @@ from dpce_cli.core.workspace.workspace import Workspace
 BATCH = 4
 TRAIN = 12
 STEPS = TRAIN // BATCH
-"""Steps an epoch."""
+"""Steps per epoch."""
 EPOCHS = 3
 
 
@@ -58,7 +58,7 @@ BY_HEART = [
 
 
 def dataset_file(folder: Path, name: str) -> Path:
-    """The one file of a prepared data set that is called `name` but for a hash, as `images.jsonl`."""
+    """The file of a prepared data set that has this `name`, such as `images.jsonl`, and a hash in it."""
     if name == "dataset.json":
         return folder / name
     stem, _, suffix = name.partition(".")
@@ -67,7 +67,7 @@ def dataset_file(folder: Path, name: str) -> Path:
 
 
 class TinyCNN(nn.Module):
-    """Stands in for a ResNet where a test is not about its size."""
+    """Replaces a ResNet in tests for which its size does not matter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def _tiny_resnet34() -> AbstractContextManager[object]:
 
 
 class Recorder(Reporter):
-    """Keeps what it is told."""
+    """Keeps all notes and warnings."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -163,7 +163,7 @@ def write_photo(path: Path, seed: int) -> None:
 
 
 def tiny_images(root: Path, *, train: int = TRAIN, val: int = 6) -> list[CaptionedImage]:
-    """Photos with two captions each; those of the test split are not on the disk, so that reading one is noticed."""
+    """Photos with two captions each; those of the test split are missing on the disk, so that reading one fails."""
     images: list[CaptionedImage] = []
     for split, count in (("train", train), ("val", val), ("test", 2)):
         for index in range(count):
@@ -244,7 +244,7 @@ def records(workspace: Workspace, stage: int, kind: str | None = None) -> list[d
 
 
 def outcome(workspace: Workspace, stage: int) -> dict[str, Any]:
-    """All that a run computed, in values that are equal only for bit-identical runs."""
+    """All results of a run; they are equal only for bit-identical runs."""
     last, best = checkpoint(workspace, stage, "last"), checkpoint(workspace, stage, "best")
     moments = {
         f"{index} {name}": value for index, state in last.optimizer["state"].items() for name, value in state.items()
@@ -265,7 +265,7 @@ def copy(workspace: Workspace, root: Path) -> Workspace:
 
 
 def send_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
-    """Have the signal arrive during the step (from 0)."""
+    """Send the signal during this step (from 0)."""
     batches = StageRun.batches
 
     def signalling(self: StageRun, epoch: int) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ from dpce_cli.core.errors import DataError
 
 
 def stripes(width: int = 32, height: int = 24) -> Image.Image:
-    """Red on the left half, blue on the right one."""
+    """An image whose left half is red and whose right half is blue."""
     image = Image.new("RGB", (width, height), "red")
     image.paste("blue", (width // 2, 0, width, height))
     return image
@@ -85,7 +85,7 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     image = load_image(saved(stripes(), tmp_path / "a.png", exif=exif))
     assert image.size == (24, 32)
     assert (image.getpixel((0, 0)), image.getpixel((0, 31))) == ((255, 0, 0), (0, 0, 255))
@@ -149,7 +149,7 @@ def test_a_missing_image_and_a_folder_are_data_errors(tmp_path: Path) -> None:
 
 
 def huge_png(path: Path, side: int) -> Path:
-    """A black 1-bit PNG, written without ever holding its pixels."""
+    """Write a black 1-bit PNG without having all pixels in memory."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -52,7 +52,7 @@ def test_a_caption_without_words_stays_blank() -> None:
 
 @pytest.mark.parametrize("length", [1, 3, 7])
 def test_starts_are_uniform(length: int) -> None:
-    """Pearson's statistic stays under its 99.9th percentile, at most 24.4 for 7 degrees of freedom."""
+    """Pearson's statistic is below its 99.9th percentile, 24.4 for 7 degrees of freedom."""
     captions = 20_000
     placed = shift_randomly(packed([list(range(1, length + 1))] * captions), generator_for("uniform", length))
     possible = POSITIONS - length + 1

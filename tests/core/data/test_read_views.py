@@ -137,7 +137,7 @@ def endless_view(image: Image.Image, position: int) -> Tensor:
 def test_a_killed_worker_is_reported_where_its_photos_are_awaited(
     tmp_path: Path, album: list[CaptionedImage], view: View
 ) -> None:
-    """Whether it was sending, more than fits into a pipe, or at work."""
+    """The worker is killed while it sends more than fits into a pipe, or while it works."""
     handler, others = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
     views = read_views(tmp_path, album, view, batch_size=1, workers=2)
     next(views)
@@ -154,7 +154,7 @@ def test_a_killed_worker_is_reported_where_its_photos_are_awaited(
 def test_too_few_open_files_for_the_workers_end_in_one_message(
     tmp_path: Path, album: list[CaptionedImage], more: int
 ) -> None:
-    """However many workers have started by then; pytest fails on what is raised where objects end."""
+    """For any number of workers that have started by then; pytest also fails on errors when objects are deleted."""
     others, (soft, hard) = set(multiprocessing.active_children()), resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.open(os.devnull, os.O_RDONLY)
     os.close(free)
@@ -191,7 +191,7 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_ends_reading_with_workers_at_once_and_quietly(tmp_path: Path, album: list[CaptionedImage]) -> None:
-    """No deadline but pytest's: a busy machine takes long to start the process, and to end it."""
+    """There is no deadline except pytest's: a busy machine takes long to start and to stop the process."""
     with subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -202,7 +202,7 @@ def test_ctrl_c_ends_reading_with_workers_at_once_and_quietly(tmp_path: Path, al
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group gets it
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
             out, err = process.communicate()
         finally:
             with suppress(ProcessLookupError):

@@ -17,7 +17,7 @@ from tests.tars import write_tar
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 NAMES = ("a.jpg", "./dogs/b.jpg", f"{'deep/' * 30}c.jpg", f"{'x' * 90}.jpg")
 LONG = (f"{'y' * 150}.jpg", "café/子犬.jpg", f"{'z' * 300}/d.jpg")
-"""Names that ustar has no room for."""
+"""Names that are too long for ustar."""
 
 
 def content(name: str) -> bytes:
@@ -105,7 +105,7 @@ def test_a_compressed_tar_says_so(tmp_path: Path, compress: object, name: str) -
 
 
 def test_a_tar_that_is_cut_off_anywhere_is_noticed(tmp_path: Path) -> None:
-    """tarfile alone takes some of these for whole."""
+    """tarfile alone does not notice some of these."""
     shard = write_tar(tmp_path / "a.tar", [("a.jpg", b"a" * 700), ("b.jpg", b"b" * 700)])
     whole = shard.read_bytes()
     assert len(whole.rstrip(b"\0")) == 512 + 1024 + 512 + 700

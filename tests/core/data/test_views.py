@@ -14,7 +14,7 @@ def config(*settings: str) -> ImageConfig:
 
 
 def rings() -> Image.Image:
-    """A tall image, its upper and lower third white."""
+    """A tall image; its upper third and its lower third are white."""
     image = Image.new("RGB", (40, 120), "white")
     image.paste("black", (0, 40, 40, 80))
     return image

@@ -178,7 +178,7 @@ def test_the_embedding_does_not_end_in_a_relu(encoder: ImageEncoder) -> None:
 
 
 def published_state(backbone: str) -> dict[str, Tensor]:
-    """A state dict with the classification layer, as published, of random weights in half precision."""
+    """A published state dict with its classification layer, but with random weights in half precision."""
     torch.manual_seed(1)
     network: nn.Module = getattr(models, backbone)()
     return {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
@@ -269,7 +269,7 @@ def test_a_state_dict_with_numbers_for_names_is_refused(tmp_path: Path) -> None:
 
 
 class Malicious:
-    """Unpickling it makes a folder."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -64,7 +64,7 @@ def test_a_classifier_of_cosines_begins_with_rows_of_length_1() -> None:
 
 @pytest.fixture(autouse=True)
 def _few_logits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that these few classes are gone through in parts."""
+    """Makes the parts so small that a few classes are in several parts."""
     monkeypatch.setattr(partial_fc, "LOGITS_AT_A_TIME", 30)
 
 

@@ -36,7 +36,7 @@ def small_encoder(blocks: tuple[int, ...] = (2, 2, 1, 1), width: float = 0.02) -
 
 
 def word_layer_output(encoder: TextEncoder, token_ids: Tensor) -> Tensor:
-    """What the first batch norm is fed: (batch, word_dim, positions)."""
+    """The input of the first batch norm: (batch, word_dim, positions)."""
     seen: list[Tensor] = []
     handle = encoder.word_bn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     encoder(token_ids)
@@ -45,7 +45,7 @@ def word_layer_output(encoder: TextEncoder, token_ids: Tensor) -> Tensor:
 
 
 def random_captions(count: int, positions: int) -> Tensor:
-    """Ids with blanks among them."""
+    """Ids, of which some are blank."""
     drawn = torch.randint(0, WORDS + 1, (count, positions), generator=generator_for("captions", count, positions))
     drawn[:, -2:] = 0
     return drawn
@@ -161,13 +161,13 @@ def published_encoder(blocks: tuple[int, ...]) -> TextEncoder:
 
 
 def block_size(channels: int, middle: int, out: int, project: bool) -> int:
-    """Weights of kernels 1, 2, 1 and of their batch norms (two numbers a channel); so too of the shortcut."""
+    """The number of weights of kernels 1, 2 and 1, of the shortcut, and of their batch norms (two per channel)."""
     size = channels * middle + 2 * middle * middle + middle * out + 2 * (middle + middle + out)
     return size + project * (channels * out + 2 * out)
 
 
 def test_the_published_network_has_the_published_number_of_parameters() -> None:
-    words = 20_075 * 300 + 300 + 2 * 300  # the blank has a row here that stays zero
+    words = 20_075 * 300 + 300 + 2 * 300  # the blank has a row, which stays zero
     stage1 = block_size(300, 128, 256, True) + 2 * block_size(256, 64, 256, False)
     stage2 = block_size(256, 512, 512, True) + 3 * block_size(512, 128, 512, False)
     stage3 = block_size(512, 1024, 1024, True) + 5 * block_size(1024, 256, 1024, False)

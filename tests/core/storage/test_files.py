@@ -63,7 +63,7 @@ def test_temporary_files_of_killed_processes_are_deleted_and_those_of_running_on
     (leftover,) = os.listdir(tmp_path)
     host = platform.node()
     running = f".best.pt.{host}.{os.getppid()}.dpce.tmp"
-    own = f".best.pt.{host}.{os.getpid()}.dpce.tmp"  # of a process before this one, in a container of the same name
+    own = f".best.pt.{host}.{os.getpid()}.dpce.tmp"  # of an earlier process, in a container of the same name
     elsewhere = f".best.pt.other-{host}.1.dpce.tmp"
     for name in (running, own, elsewhere, ".mine.tmp"):
         (tmp_path / name).touch()

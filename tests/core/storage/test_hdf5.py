@@ -17,7 +17,7 @@ def _write(path: Path, rows: int) -> None:
 
 
 def test_a_full_disk_leaves_the_old_file_and_the_interpreter_alive(tmp_path: Path) -> None:
-    """The limit on the file size stands for a full disk: the kernel refuses the write the same way."""
+    """A limit on the file size replaces the full disk: the kernel refuses the write in the same way."""
     path = tmp_path / "test.h5"
     _write(path, 3)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -298,7 +298,7 @@ def test_only_the_wanted_rows_of_a_big_file_stay_in_memory(name: str, tmp_path: 
         for index in range(count):
             file.write(b"word%d %s\n" % (index, fields))
     words = [f"word{index}" for index in range(0, count, 1000)]
-    read(path, words[:1])  # what is loaded once is not counted
+    read(path, words[:1])  # do not count what is loaded only once
     tracemalloc.start()
     try:
         found, _ = read(path, words)
@@ -460,7 +460,7 @@ def test_a_damaged_word_vector_file_is_refused_with_advice(data: st.DataObject, 
         refused = str(error)
     if refused:
         assert "re-run `dpce build-word2vec`" in refused
-    else:  # the byte was one of HDF5's that nothing depends on
+    else:  # no value depends on this byte of HDF5's
         np.testing.assert_array_equal(vectors.matrix, built.matrix)
         assert vectors.vocabulary == VOCABULARY
         assert meta == {}
@@ -502,7 +502,7 @@ def test_a_crafted_matrix_ends_in_one_line(saved: Path, matrix: Any) -> None:
 
 
 def _craft(file: h5py.File, description: str) -> None:
-    """Change the description, and the checksum with it."""
+    """Change the description and its checksum."""
     del file["description"], file["sha256"]
     file["description"] = description
     file["sha256"] = word_vectors._checksum(description, file["matrix"][()])
