@@ -58,8 +58,8 @@ class Outcome:
         return [line for line in self.stderr.splitlines() if line.startswith("Warning: ")]
 
 
-def dpce(*arguments: str | Path, workspace: Path | None = None, tiny: bool = True) -> Outcome:
-    """Run `dpce` with these arguments until it exits; `tiny` puts `TinyCNN` in the place of ResNet-18."""
+def dpce(*arguments: str | Path, workspace: Path | None = None) -> Outcome:
+    """Run `dpce` with these arguments until it exits."""
     argv = ["dpce", *map(str, arguments), *(["--workspace", str(workspace)] if workspace else [])]
     code: object = 0
     with (
@@ -68,7 +68,7 @@ def dpce(*arguments: str | Path, workspace: Path | None = None, tiny: bool = Tru
         redirect_stderr(io.StringIO()) as stderr,
     ):
         try:
-            _main_on_tiny_cnn() if tiny else main()
+            _main_on_tiny_cnn()
         except SystemExit as stop:
             code = stop.code or 0
     assert isinstance(code, int)
