@@ -12,10 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+from PIL import Image
 
 from dpce_cli.core.processes.interruption import STOP_SIGNALS
+from dpce_cli.core.storage.rows import COUNTS, read_store
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.command_line import TINY, read_checkpoint, succeed
+from tests.core.tiny import TinyCNN, save_weights
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [
@@ -79,8 +85,8 @@ def start(workspace: Path) -> Iterator[Callable[..., Job]]:
     """Starts a job; at the end of the test no process of it is left."""
     jobs: list[Job] = []
 
-    def start_job(*arguments: str) -> Job:
-        jobs.append(Job(workspace, *arguments))
+    def start_job(*arguments: str, where: Path = workspace) -> Job:
+        jobs.append(Job(where, *arguments))
         return jobs[-1]
 
     yield start_job
@@ -151,3 +157,78 @@ def test_a_terminated_job_of_several_processes_stops_saved(workspace: Path, star
     step = read_checkpoint(workspace / "scenes" / "stage1" / "last.pt").step
     assert f"Interrupted: stopped at step {step}; the same command continues there" in stderr
     assert job.process.returncode == 143
+
+
+@pytest.fixture(scope="module")
+def slow_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of two kinds in turn that take so long to read that a command can be killed while workers read them."""
+    root = tmp_path_factory.mktemp("slow") / "photos"
+    root.mkdir()
+    shades = Image.linear_gradient("L").resize((3000, 3000))
+    turned = shades.rotate(180)
+    kinds = [Image.merge("RGB", (shades, shades, shades.rotate(90))), Image.merge("RGB", (shades, turned, turned))]
+    lines = ["image,caption,split"]
+    for split, count in (("train", 48), ("val", 4), ("test", 48)):
+        for number in range(count):
+            name = f"{split}{number:02}.png"
+            if split == "train" and number < 2:
+                kinds[number].save(root / name, compress_level=1)
+            else:
+                os.link(root / f"train0{number % 2}.png", root / name)
+            lines.append(f"{name},shades of kind {number % 2},{split}")
+    (root / "captions.csv").write_text("\n".join(lines))
+    return root
+
+
+def _finished_rows(folder: Path) -> int:
+    """Rows in the partial stores of a folder."""
+    finished = 0
+    for path in folder.glob("*.partial"):
+        with suppress(OSError), h5py.File(path, "r", locking=False) as file:
+            finished += int(file[COUNTS][:].sum())
+    return finished
+
+
+def _assert_of_two_kinds(rows: np.ndarray[tuple[int, ...], np.dtype[np.float32]], count: int) -> None:
+    assert len(rows) == count
+    for kind in (0, 1):
+        np.testing.assert_allclose(rows[kind::2], np.broadcast_to(rows[kind], rows[kind::2].shape), atol=1e-3)
+    assert np.abs(rows[0] - rows[1]).max() > 1e-2
+
+
+def test_reading_photos_that_is_killed_leaves_no_process_and_continues(
+    tmp_path: Path, slow_photos: Path, start: Callable[..., Job]
+) -> None:
+    prepare = ("prepare-vocab", "folder", "--root", str(slow_photos), "--preset", "scenes", *TINY)
+    weights = str(save_weights(tmp_path / "weights.pt", TinyCNN()))
+    frozen = [f"stage1.multipliers.{name}=0" for name in ("backbone", "backbone_bias")]
+    train = ("train-stage1", "--no-word-vectors", "--backbone-weights", weights, "--set", frozen[0], "--set", frozen[1])
+    workspace, large, small = tmp_path / "w", tmp_path / "w" / "large", tmp_path / "w" / "small"
+    succeed(*prepare, "--name", "large", workspace=workspace)
+
+    def kill_and_continue(*arguments: str, begun: Callable[[], bool]) -> str:
+        job = start(*arguments, where=workspace)
+        assert wait_until(lambda: job.process.poll() is not None or (len(job.members()) >= 3 and begun()), 60)
+        assert job.process.poll() is None
+        job.process.kill()
+        job.process.wait()
+        assert wait_until(lambda: not job.members(), 15), job.members()
+        return succeed(*arguments, "--workers", "2", workspace=workspace).stderr
+
+    stderr = kill_and_continue(*train, begun=lambda: _finished_rows(large / "cache") > 0)
+    assert "features of train photos | 48/48" in stderr
+    (cache,) = (large / "cache").glob("train-*.h5")
+    _assert_of_two_kinds(read_store(cache, remedy="").arrays["features"][:, 0].astype(np.float32), 48)
+
+    stderr = kill_and_continue("extract-features", begun=lambda: _finished_rows(large / "features") > 0)
+    assert "embedding test photos | 48/48" in stderr
+    store = read_store(large / "features" / "test.h5", remedy="")
+    _assert_of_two_kinds(store.arrays["image_embeddings"], 48)
+
+    resize = (*prepare, "--name", "small", "--resize-images")
+    stderr = kill_and_continue(*resize, begun=lambda: len(list(small.glob("photos-*/*.png"))) > 5)
+    assert "resizing photos | 100/100" in stderr
+    dataset = Workspace(workspace).load_dataset()
+    copies = [(dataset.root / image.path).read_bytes() for image in dataset.images]
+    assert (dataset.name, len(copies), len(set(copies))) == ("small", 100, 2)
+    assert not [path for path in workspace.rglob("*") if path.name.endswith((".partial", ".tmp"))]
