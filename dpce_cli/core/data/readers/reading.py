@@ -61,11 +61,8 @@ class Skips:
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}
 
-    def add(self, kind: str, name: str, *, each_name_once: bool = False) -> None:
-        names = self._names.setdefault(kind, [])
-        shown = name if name.isprintable() else ascii(name)
-        if not (each_name_once and shown in names[-1:]):
-            names.append(shown)
+    def add(self, kind: str, name: str) -> None:
+        self._names.setdefault(kind, []).append(name if name.isprintable() else ascii(name))
 
     def lines(self) -> tuple[str, ...]:
         """One line per kind: what, how many, and the first three names."""
@@ -255,6 +252,7 @@ def group_captions(
     """
     captions: dict[str, list[str]] = {}
     seen: set[tuple[str, str, str]] = set()
+    renamed: dict[str, str] = {}
     unreadable = PhotoNames(names.root if names else None, unread)
     for row in rows:
         if row.image in images:
@@ -262,9 +260,7 @@ def group_captions(
         else:
             found = names.find(row.image) if names else None
             if found is not None and found != PurePosixPath(row.image).as_posix():
-                skips.add(
-                    "photos found under a slightly different name", f"{row.image} as {found}", each_name_once=True
-                )
+                renamed[row.image] = found
             image = found or _unknown_image(row, unreadable)
         caption = _SPACES.sub(" ", row.caption).strip()
         check_encodable(caption, row.where)
@@ -279,6 +275,8 @@ def group_captions(
         else:
             seen.add((image, row.number, caption))
             captions.setdefault(image, []).append(caption)
+    for name, found in renamed.items():
+        skips.add("photos found under a slightly different name", f"{name} as {found}")
     for image in sorted(images - captions.keys()):
         skips.add("images without a caption", image)
     return captions

@@ -361,6 +361,13 @@ def test_a_text_beside_a_photo_of_a_format_that_is_not_read_says_so(root: Path) 
     )
 
 
+def test_a_photo_of_another_name_is_counted_once_however_its_captions_are_ordered(root: Path) -> None:
+    (root / "captions.csv").write_text("image,caption\nA.JPG,a dog\ntrip/b.PNG,a cat\nA.JPG,one dog\n")
+    data = read(root, val=0, test=0)
+    assert captions_of(data)["a.jpg"] == ("a dog", "one dog")
+    assert data.skipped == ("photos found under a slightly different name: 1 (first: A.JPG as a.jpg)",)
+
+
 def test_kaggles_flickr8k_is_read(tmp_path: Path, shared_data: Path) -> None:
     official = read_flickr8k(shared_data / "flickr8k").images[::500]
     (tmp_path / "Images").mkdir()
