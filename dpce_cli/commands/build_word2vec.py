@@ -25,9 +25,9 @@ def build_word2vec(
         bool, typer.Option("--train", help="Train word2vec on the training captions; the default without --vectors.")
     ] = False,
     oov: Annotated[
-        Oov, typer.Option("--oov", help="Words without a vector get a random one, or are dropped as in the paper.")
+        Oov, typer.Option("--oov", help="Give words without a vector a random one, or drop them as in the paper.")
     ] = Oov.random,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Give every word of the vocabulary its initial vector.
 
@@ -40,7 +40,7 @@ def build_word2vec(
     from dpce_cli.core.workspace.workspace import Workspace
 
     reporter = ConsoleReporter()
-    built = build_initial_vectors(Workspace(workspace), vectors, oov=oov.value, reporter=reporter)
+    built = build_initial_vectors(Workspace(workspace_path), vectors, oov=oov.value, reporter=reporter)
     typer.echo(
         f"{len(built.vocabulary)} words with {built.matrix.shape[1]}-d vectors from {built.source}; "
         f"{100 * built.coverage:.1f}% of the vocabulary and {100 * (built.token_coverage or 0):.1f}% of the words in "

@@ -52,7 +52,7 @@ def evaluate(
             "to the same caption with one such word swapped. Table or JSON."
         ),
     ] = None,
-    workspace_folder: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Measure retrieval in both directions on an extracted split, by plain cosines and with hubs corrected.
 
@@ -70,7 +70,7 @@ def evaluate(
     from dpce_cli.core.workspace.workspace import Workspace
 
     kinds = read_details(details) if details else {}
-    store, checkpoint = load_features(Workspace(workspace_folder), split, ConsoleReporter())
+    store, checkpoint = load_features(Workspace(workspace_path), split, ConsoleReporter())
     measured = {"": evaluate_split(store, protocol.value if protocol else None)}
     if has_hubness(store):
         measured["hubs corrected"] = evaluate_split(corrected_for_hubs(store), protocol.value if protocol else None)

@@ -25,7 +25,7 @@ def extract_features(
     workers: WorkersOption = 2,
     workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
-    """Embed the photos and captions of a split. Interrupted, the same command continues.
+    """Embed the photos and captions of a split. If interrupted, run it again to continue.
 
     Example: dpce extract-features --split val
     """

@@ -39,7 +39,7 @@ class Source:
     options: tuple[str, ...] = ()
     """Options of the command that the reader takes; all others of `READER_OPTIONS` are refused."""
     named_by_folder: bool = False
-    """Whether a data set is called like its folder, because there may be several of the kind."""
+    """Whether the data set takes its folder's name, because there may be several of this kind."""
 
     def read(self, root: Path, values: Mapping[str, Any]) -> CaptionedImages:
         module, _, function = self.reader.partition(":")
@@ -82,15 +82,15 @@ def prepare_vocab(
             "per photo. webdataset: tar shards of photos with a .txt or .json each."
         ),
     ] = Dataset.scenes,
-    root: Annotated[Path | None, typer.Option("--root", help="Folder of the photos; not needed for scenes.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder of the photos; scenes have none.")] = None,
     name: Annotated[
         str | None,
         typer.Option(
-            "--name", help="Name of the data set.  \\[default: its kind; of folder and webdataset the folder's name]"
+            "--name", help="Name of the data set.  \\[default: its kind; for folder and webdataset the folder's name]"
         ),
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option("--captions", help="folder, flickr8k: another file of captions.")
+        Path | None, typer.Option("--captions", help="folder, flickr8k: read the captions from this file.")
     ] = None,
     image_column: Annotated[
         str | None, typer.Option("--image-column", help="folder: column that names the photo.  \\[default: image]")
@@ -113,9 +113,11 @@ def prepare_vocab(
     test_fraction: Annotated[
         float, typer.Option("--test-fraction", help="folder, webdataset without stated splits: share of test photos.")
     ] = 0.1,
-    train_images: Annotated[int, typer.Option("--train-images", min=2, help="scenes: training pictures.")] = 1500,
+    train_images: Annotated[
+        int, typer.Option("--train-images", min=2, help="scenes: number of training pictures.")
+    ] = 1500,
     test_images: Annotated[
-        int, typer.Option("--test-images", min=1, help="scenes: validation pictures, and as many test pictures.")
+        int, typer.Option("--test-images", min=1, help="scenes: number of validation pictures, and of test pictures.")
     ] = 200,
     preset: Annotated[
         str | None, typer.Option("--preset", help="A named configuration.  \\[default: by data set]")
@@ -123,13 +125,14 @@ def prepare_vocab(
     resize: Annotated[
         bool,
         typer.Option(
-            "--resize-images", help="Keep photos in the workspace at the size that training needs, to read them faster."
+            "--resize-images",
+            help="Copy the photos into the workspace at the size that training needs: they are read faster.",
         ),
     ] = False,
     workers: WorkersOption = 2,
     settings: SetOption = [],  # noqa: B006 - Typer copies it
     seed: SeedOption = None,
-    workspace_folder: WorkspaceOption = DEFAULT_WORKSPACE,
+    workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Read a data set, build its vocabulary from the training captions, and make it the current one.
 
@@ -152,7 +155,7 @@ def prepare_vocab(
     if seed is not None:
         settings = [*settings, f"seed={seed}"]
     config = build_preset(preset or source.preset).with_settings(settings)
-    reporter, workspace = ConsoleReporter(), Workspace(workspace_folder)
+    reporter, workspace = ConsoleReporter(), Workspace(workspace_path)
     values = {
         "captions": captions, "image_column": image_column, "caption_column": caption_column, "splits": splits,
         "val_fraction": val_fraction, "test_fraction": test_fraction, "train_images": train_images,

@@ -15,10 +15,11 @@ def load_best(workspace: Workspace, dataset: PreparedDataset | None, stage: int 
     """The best checkpoint of `stage`, or of the last stage that was trained.
 
     Args:
-        dataset: what it has to belong to, if that is to be checked.
+        dataset: refuse a checkpoint that was not trained on this data set; None: take any.
 
     Raises:
-        CheckpointError: there is none, or it does not belong to `dataset` or to the Stage I model at hand.
+        CheckpointError: there is none, or it was trained on another data set, or from another Stage I model than the
+            workspace has.
     """
     paths = {number: workspace.stage_folder(number) / "best.pt" for number in (1, 2)}
     if stage is None:

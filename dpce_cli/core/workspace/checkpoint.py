@@ -1,4 +1,4 @@
-"""Checkpoints: a model with everything needed to use it, to continue it, and to tell what it belongs to."""
+"""Checkpoints: a model with all that is needed to use it, to continue its training, and to tell its data set."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Checkpoint:
     best: dict[str, float]
     """"rsum", "epoch" of the best validation so far; empty before the first."""
     unlogged: dict[str, Tensor]
-    """Sums of the losses and accuracies of the last steps, which metrics.jsonl has no record of yet."""
+    """Sums of the losses and accuracies of the last steps, which are not in metrics.jsonl yet."""
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     """State dict of the optimizer; empty in best.pt."""
@@ -66,7 +66,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint under a temporary name, then rename it.
 
     Raises:
         WorkspaceError: it cannot be written; what was at `path` stays.
@@ -95,10 +95,10 @@ def load_checkpoint(path: Path, *, remedy: str) -> Checkpoint:
     each part, and SHA-256 of the weights. Then a small file beside it remembers its size and modification time.
 
     Args:
-        remedy: the command that makes it.
+        remedy: the command that makes the checkpoint, for messages.
 
     Raises:
-        CheckpointError: the file is missing, damaged, written by another version, or no checkpoint of this project.
+        CheckpointError: the file is missing, damaged, written by another version, or not a checkpoint of dpce.
     """
     try:
         path.stat()

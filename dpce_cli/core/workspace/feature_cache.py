@@ -42,7 +42,7 @@ def cached_features(
 ) -> Tensor:
     """The pooled features of every view of a split's photos: float16 `(images, views, feature_dim)`.
 
-    What is cached already is read, what is missing is computed and added; an interrupted computation goes on where it
+    Features in the cache are read; missing ones are computed and added. An interrupted computation continues where it
     stopped. A photo that cannot be read has a row of zeros. float16 keeps three digits, and halves the file: 24 KiB per
     photo at six views of ResNet-50.
 
@@ -113,7 +113,7 @@ def cached_test_features(
 ) -> Tensor | None:
     """The test views' pooled features of a split's photos, float16 `(images, views, feature_dim)`, if they are cached.
 
-    None also where a photo could not be read when they were.
+    None also if a photo could not be read when the cache was made.
     """
     crops = config.cached_crops if split == "train" else 0
     meta = _meta(dataset, encoder, config, crops)
@@ -126,17 +126,17 @@ def cached_test_features(
 
 
 def _meta(dataset: PreparedDataset, encoder: ImageEncoder, config: ImageConfig, crops: int) -> dict[str, Any]:
-    """What a cache depends on besides the photos' paths, where they lie in shards, and their contents."""
+    """What a cache depends on, besides the photos' paths, contents and positions in shards."""
     return {
         "cnn": fingerprint(encoder.backbone.state_dict()),
-        "image": asdict(replace(config, test_view="crop")),  # the cache has nothing else
+        "image": asdict(replace(config, test_view="crop")),  # the only test view in the cache
         "views": 1 + config.mirror + crops,
     }
 
 
 def _path(workspace: Workspace, split: str, meta: dict[str, Any], images: Sequence[CaptionedImage]) -> Path:
-    places = [[image.path, *image.extent] if image.extent else image.path for image in images]
-    key = hashlib.sha256(json.dumps([meta, places], sort_keys=True).encode()).hexdigest()[:12]
+    positions = [[image.path, *image.extent] if image.extent else image.path for image in images]
+    key = hashlib.sha256(json.dumps([meta, positions], sort_keys=True).encode()).hexdigest()[:12]
     return workspace.feature_cache_path(split, key)
 
 
@@ -146,7 +146,7 @@ def _read(path: Path) -> Tensor:
 
 @dataclass(frozen=True)
 class _Offset:
-    """A view of the photo `start` places further on."""
+    """Applies `view` to the photo number `start + position`."""
 
     view: FixedViews
     start: int

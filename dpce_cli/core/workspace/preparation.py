@@ -22,7 +22,7 @@ class SplitSummary:
     images: int
     captions: int
     cut_captions: int
-    """Captions with more known words than `max_words`; the rest of their words is not read."""
+    """Captions with more than `max_words` known words; only the first `max_words` are read."""
     unknown_words: float
     """Share of the split's words that are not in the vocabulary."""
 

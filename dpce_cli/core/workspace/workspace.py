@@ -1,4 +1,4 @@
-"""Where artefacts live, and which belongs to which.
+"""Where the files of a workspace are, and its current data set.
 
     workspace/
       current                     name of the current data set
@@ -15,10 +15,10 @@
         features/                 one HDF5 store per split
       galleries/                  one folder per gallery, of any data set's model; see core.galleries
 
-Preparing a data set again writes new files beside the old ones, and then replaces dataset.json: a process that is
-killed in between leaves the old data set as it was. What the new one does not change, such as cached features, stays.
+prepare-vocab writes new files beside the old ones, then replaces dataset.json, then deletes the old files. If it is
+killed before, the old data set stays as it was. Features, models and embeddings stay; each names what it was made from.
 
-Nothing in it is an absolute path but the photos' root, so a workspace can be copied to try something else on.
+Only the photos' root is an absolute path, so a workspace can be copied for an experiment.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from dpce_cli.core.workspace.dataset import (
 from dpce_cli.core.workspace.leftovers import remove_leftovers
 
 PUBLISHED = ("scenes", "flickr8k", "flickr30k", "coco", "cuhk-pedes", "icfg-pedes", "rstp-reid")
-"""Names that stand for one data set, wherever its files lie."""
+"""Published data sets: each name means the same photos and captions, wherever they are."""
 
 
 def check_name(name: str) -> str:
-    """`name`, if a data set or a gallery can have it: it becomes a folder of the workspace.
+    """Return `name` if a data set or a gallery can have it as the name of its folder in the workspace.
 
     Raises:
         ConfigError: it cannot.
@@ -60,7 +60,7 @@ def check_name(name: str) -> str:
 
 
 def check_own_name(name: str) -> None:
-    """Refuse the name of a published data set for a person's own.
+    """Refuse the name of a published data set for a person's own photos.
 
     Raises:
         ConfigError: it is one.
