@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import sys
@@ -64,7 +65,7 @@ def dpce(*arguments: str | Path, workspace: Path | None = None) -> Outcome:
     code: object = 0
     with (
         patch.object(sys, "argv", argv),
-        redirect_stdout(io.StringIO()) as stdout,
+        redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)) as stdout,
         redirect_stderr(io.StringIO()) as stderr,
     ):
         try:
@@ -72,7 +73,9 @@ def dpce(*arguments: str | Path, workspace: Path | None = None) -> Outcome:
         except SystemExit as stop:
             code = stop.code or 0
     assert isinstance(code, int)
-    return Outcome(code, stdout.getvalue(), stderr.getvalue())
+    printed = stdout.buffer
+    assert isinstance(printed, io.BytesIO)
+    return Outcome(code, os.fsdecode(printed.getvalue()), stderr.getvalue())
 
 
 def succeed(*arguments: str | Path, workspace: Path | None = None) -> Outcome:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -87,25 +88,34 @@ def build_reporter() -> Reporter:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> None:
-    """Print a title and a table on stdout; the last `text_columns` columns are left-aligned, as is the first."""
+    """Print a title and a table on stdout; the last `text_columns` columns are left-aligned, as is the first.
+
+    A terminal gets long texts folded in their columns, a pipe one line per row.
+    """
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 10_000  # one line per row
     table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         text = index == 0 or index >= len(columns) - text_columns
         table.add_column(column, justify="left" if text else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(visible(cell)) for cell in row))
+    cells = [[visible(cell) for cell in row] for row in rows]
+    for row in cells:
+        table.add_row(*map(escape, row))
     console.print(escape(visible(title)), soft_wrap=True)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.width = sum(max(map(cell_len, column)) + 2 for column in zip(columns, *cells, strict=True))
+    with console.capture() as printed:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 def print_json(value: Any) -> None:
-    """Print JSON on stdout."""
+    """Print JSON on stdout, with escapes for the letters that a terminal obeys or cannot show."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+
+    def is_plain(letter: str) -> bool:
+        return letter == "\n" or (letter.isprintable() and letter.encode(encoding, "ignore") != b"")
+
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        text = json.dumps(value, indent=2)
-    typer.echo(text)
+    typer.echo("".join(letter if is_plain(letter) else json.dumps(letter)[1:-1] for letter in text))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dpce_cli.commands.answers import chosen_form, give_answers
 from dpce_cli.commands.options import DEFAULT_WORKSPACE, JsonOption, ModelOption, WorkspaceOption
 
 if TYPE_CHECKING:
-    from dpce_cli.core.retrieval.hits import Hit, Kind, Searchable
+    from dpce_cli.core.retrieval.hits import Searchable
 
 
 def retrieve(
@@ -39,7 +39,13 @@ def retrieve(
     ] = None,
     unique: Annotated[bool, typer.Option("--unique", help="Show near duplicates in the gallery once.")] = False,
     as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Print the photos' paths alone, one per line.")] = False,
+    null: Annotated[bool, typer.Option("--null", "-0", help="End each path with NUL, for xargs -0.")] = False,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG to draw the query and its results in.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="HTML page to write the query and its results to, photos included.")
+    ] = None,
     workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Search an extracted split or a gallery with a sentence or a photo.
@@ -54,7 +60,9 @@ def retrieve(
         raise typer.BadParameter("--model, --under, --since, --until and --unique go with --gallery")
     if gallery is not None and split is not None:
         raise typer.BadParameter("give one of --split and --gallery")
-    from dpce_cli.commands.console import ConsoleReporter, print_json, print_table
+    form = chosen_form(as_json=as_json, as_csv=as_csv, paths=paths, null=null, sheet=sheet, html=html)
+    from dpce_cli.commands.console import ConsoleReporter
+    from dpce_cli.core.retrieval.hits import Answers
     from dpce_cli.core.workspace.workspace import Workspace, check_name
 
     asked, workspace, reporter = query if image is None else image, Workspace(workspace_path), ConsoleReporter()
@@ -75,35 +83,11 @@ def retrieve(
         from dpce_cli.core.retrieval.search import ExtractedSplit
 
         searched = ExtractedSplit(workspace, split or "test", reporter=reporter)
-    hits, kind = searched.search(asked, top_k), searched.answers(asked)
-    if as_json:
-        print_json([asdict(hit) for hit in hits])
-    else:
-        columns, rows = _table(hits, kind, of_gallery=gallery is not None)
-        print_table(f"{searched.title}: {asked}", columns, rows, text_columns=len(columns) - 2)
-    if sheet:
-        from dpce_cli.core.retrieval.sheet import draw_caption_hits, draw_image_hits
-
-        if kind == "photos":
-            draw_image_hits(sheet, str(asked), hits, searched.root)
-        elif isinstance(asked, Path):
-            draw_caption_hits(sheet, asked, hits)
-        else:
-            raise typer.BadParameter("--sheet draws photos; here the query and its answers are sentences")
-        typer.echo(f"contact sheet: {sheet}", err=True)
-
-
-def _table(hits: list[Hit], kind: Kind, *, of_gallery: bool) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    values: dict[str, list[str]] = {
-        "rank": [f"{hit.rank}" for hit in hits],
-        "score": [f"{hit.score:.3f}" for hit in hits],
-    }
-    if not of_gallery:
-        values["id"] = [hit.image_id for hit in hits]
-    if any(hit.date for hit in hits):
-        values["date"] = [(hit.date or "").replace("T", " ") for hit in hits]
-    if kind == "photos" or not of_gallery:
-        values["path"] = [hit.path for hit in hits]
-    if kind == "sentences" or not of_gallery:
-        values["caption"] = [hit.caption for hit in hits]
-    return tuple(values), list(zip(*values.values(), strict=True))
+    answers = Answers(
+        title=searched.title,
+        query=asked,
+        kind=searched.answers(asked),
+        hits=searched.search(asked, top_k),
+        root=searched.root,
+    )
+    give_answers(answers, form, sheet=sheet, html=html, reporter=reporter)

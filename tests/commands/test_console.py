@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
+import json
 import re
+import sys
 
 import pytest
 
-from dpce_cli.commands.console import ConsoleReporter, print_table
+from dpce_cli.commands.console import ConsoleReporter, print_json, print_table
 
 
 def test_a_log_tells_the_end_once_whatever_comes_after(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,10 +72,39 @@ def test_a_table_in_a_pipe_keeps_title_and_rows_on_one_line_each(capsys: pytest.
     caption = " ".join(["[word]"] * 100)
     print_table("a title of some [length]", ("rank", "score", "caption"), [("1", "0.5", caption), ("2", "-0.25", "")])
 
-    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert lines == [
+    assert capsys.readouterr().out.splitlines() == [
         "a title of some [length]",
         "rank  score  caption",
         f"1       0.5  {caption}",
         "2     -0.25",
     ]
+
+
+def test_a_row_in_a_pipe_stays_on_one_line_however_long_and_wide_its_letters_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caption = "走る犬" * 5_000
+    print_table("title", ("rank", "path", "caption"), [("1", "犬\n.jpg", caption), ("2", "a.jpg", "b")], text_columns=2)
+
+    assert capsys.readouterr().out.splitlines() == [
+        "title",
+        "rank  path      caption",
+        f"1     犬\\n.jpg  {caption}",
+        "2     a.jpg     b",
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_json_is_exact_and_holds_no_letter_that_a_terminal_obeys(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    value = {"path": "\x1b]0;\x9b31m\u202e \udce9 é 犬 🐶 \\n"}
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    print_json(value)
+
+    assert isinstance(stdout.buffer, io.BytesIO)
+    text = stdout.buffer.getvalue().decode(encoding)
+    assert json.loads(text) == value
+    assert all(letter.isprintable() or letter == "\n" for letter in text)
+    assert ("犬" in text) == (encoding == "utf-8")

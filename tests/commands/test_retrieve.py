@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,9 @@ def test_a_sentence_ranks_photos(workspace: Path) -> None:
     assert (outcome.code, outcome.stderr) == (0, "")
     title, header, *rows = outcome.stdout.splitlines()
     assert title == "scenes, test split, Stage 2: a blonde woman"
-    assert header.split() == ["rank", "score", "id", "path", "caption"]
+    assert header.split() == ["rank", "score", "path", "caption"]
     assert [row.split()[0] for row in rows] == ["1", "2", "3"]
-    assert all(f"{row.split()[2]}.png" == row.split()[3] for row in rows)
+    assert all(row.split()[2].startswith("test/") for row in rows)
 
 
 def test_a_photo_ranks_captions(workspace: Path, photo: Path) -> None:
@@ -54,8 +56,8 @@ def test_the_json_has_the_hits_of_the_table(workspace: Path, photo: Path, kind: 
 
     assert [hit["rank"] for hit in hits] == list(range(1, len(hits) + 1))
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
-    assert [row.split(maxsplit=4) for row in (row.rstrip() for row in rows)] == [
-        [str(hit["rank"]), f"{hit['score']:.3f}", hit["image_id"], hit["path"], hit["caption"]] for hit in hits
+    assert [row.split(maxsplit=3) for row in rows] == [
+        [str(hit["rank"]), f"{hit['score']:.3f}", hit["path"], hit["caption"]] for hit in hits
     ]
 
 
@@ -87,6 +89,70 @@ def test_a_contact_sheet_is_drawn(workspace: Path, photo: Path, tmp_path: Path, 
     with Image.open(sheet) as image:
         assert image.format == "PNG"
         assert image.width > 200
+
+
+def test_csv_has_the_hits_of_the_json(workspace: Path, photo: Path) -> None:
+    for arguments in (("--query", "a man"), ("--image", str(photo))):
+        hits = _json(workspace, *arguments)
+        outcome = succeed("retrieve", *arguments, "--csv", workspace=workspace)
+        assert list(csv.DictReader(outcome.stdout.splitlines())) == [
+            {
+                "rank": str(hit["rank"]),
+                "score": f"{hit['score']:.6f}",
+                "id": hit["image_id"],
+                "path": hit["path"],
+                "caption": hit["caption"],
+                "date": "",
+                "own": "",
+            }
+            for hit in hits
+        ]
+
+
+def test_paths_are_those_of_the_photos_each_once(workspace: Path, photo: Path) -> None:
+    root = photo.parents[1]
+    lines = succeed("retrieve", "-q", "a man", "-k", "3", "--paths", workspace=workspace).stdout.splitlines()
+    assert lines == [str(root / hit["path"]) for hit in _json(workspace, "-q", "a man", "-k", "3")]
+    ended = succeed("retrieve", "-q", "a man", "-k", "3", "--paths", "--null", workspace=workspace).stdout
+    assert ended == "".join(f"{line}\0" for line in lines)
+    of_captions = succeed("retrieve", "-i", photo, "-k", "99", "--paths", workspace=workspace).stdout.splitlines()
+    assert sorted(of_captions) == sorted(set(of_captions))
+    assert len(of_captions) == 6
+
+
+def test_a_page_and_a_sheet_are_written_beside_the_results(workspace: Path, tmp_path: Path) -> None:
+    sheet, page = tmp_path / "sheet.png", tmp_path / "page.html"
+    outcome = succeed("retrieve", "-q", "a man", "--paths", "--sheet", sheet, "--html", page, workspace=workspace)
+    assert len(outcome.stdout.splitlines()) == 6
+    assert outcome.stderr.splitlines() == [f"contact sheet: {sheet}", f"page: {page}"]
+    assert page.read_text().count('<img src="data:image/jpeg;base64,') == 6
+
+
+def test_photos_that_are_gone_are_named_once_and_counted(workspace: Path, tmp_path: Path) -> None:
+    about = json.loads((workspace / "scenes" / "dataset.json").read_text())
+    moved = tmp_path / "moved"
+    shutil.copytree(about["root"], moved)
+    about["root"] = str(moved)
+    (workspace / "scenes" / "dataset.json").write_text(json.dumps(about))
+    first, second = (hit["path"] for hit in _json(workspace, "-q", "a man")[:2])
+    (moved / first).unlink()
+    (moved / second).write_text("no photo")
+
+    files = ("--sheet", tmp_path / "sheet.png", "--html", tmp_path / "page.html")
+    outcome = succeed("retrieve", "-q", "a man", *files, workspace=workspace)
+    assert [line.partition(";")[0] for line in outcome.warnings] == [
+        f"Warning: {moved / first}: cannot be read (No such file or directory)",
+        f"Warning: {moved / second}: not a JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF or HEIF image",
+        "Warning: 2 photos cannot be shown",
+    ]
+    assert (tmp_path / "page.html").read_text().count("<img src") == 4
+
+
+def test_a_sheet_that_cannot_be_written_says_what_to_do_about_its_own_path(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    error = _retrieve(workspace, "-q", "a man", "--sheet", tmp_path / "file" / "sheet.png").error
+    assert error.startswith(f"Error: {tmp_path}/file/sheet.png: cannot be written (")
+    assert "--workspace" not in error
 
 
 def test_unknown_words_are_named_and_ignored(workspace: Path) -> None:
@@ -136,6 +202,10 @@ def test_a_query_photo_that_is_missing_or_no_image_is_refused(workspace: Path, t
         ("--query", "a man", "--top-k", "0"),
         ("--query", "a man", "--top-k", "ten"),
         ("a man",),
+        ("--query", "a man", "--json", "--csv"),
+        ("--query", "a man", "--paths", "--json"),
+        ("--query", "a man", "--null"),
+        ("--query", "a man", "--sheet", "a.png", "--html", "a.png"),
     ],
 )
 def test_a_wrong_command_line_exits_with_2(workspace: Path, arguments: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -75,3 +75,24 @@ class Searchable(Protocol):
             QueryError: the model knows no word of the sentence, or `top_k` is below 1.
             DataError: the photo cannot be read.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """A query and what a search found for it, best first."""
+
+    title: str
+    """What was searched."""
+    query: str | Path
+    """A sentence, or the path of a photo."""
+    kind: Kind
+    """What the hits are."""
+    hits: Sequence[Hit]
+    root: Path
+    """The folder that relative paths of hits start from."""
+
+    def photo(self, hit: Hit) -> Path | None:
+        """Where the photo of a hit is; a sentence of a gallery has none."""
+        if self.kind == "sentences" and Path(hit.path).is_absolute():
+            return None
+        return self.root / hit.path
