@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ from dpce_cli.commands.prepare_vocab import prepare_vocab
 from dpce_cli.commands.retrieve import retrieve
 from dpce_cli.commands.train_stage1 import train_stage1
 from dpce_cli.commands.train_stage2 import train_stage2
-from dpce_cli.core.errors import DpceError
+from dpce_cli.core.errors import DpceError, advice_on
 from dpce_cli.core.processes.environment import is_main_process
 from dpce_cli.core.processes.interruption import Interrupted, stop_signals_interrupt
 from dpce_cli.core.progress import visible
@@ -39,9 +40,20 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)
         for name, value in ctx.params.items():
-            if isinstance(value, str | Path) and str(value).startswith("~") and name != "query":
-                ctx.params[name] = type(value)(os.path.expanduser(value))
+            if name != "query":
+                ctx.params[name] = _expanded(value, of_setting=name == "settings")
         return rest
+
+
+def _expanded(value: Any, *, of_setting: bool) -> Any:
+    """The value of an option, in which the home folder stands for `~` at the beginning, or after KEY=."""
+    if isinstance(value, list | tuple):
+        return [_expanded(item, of_setting=of_setting) for item in value]
+    if isinstance(value, str | Path):
+        key, equals, path = str(value).partition("=") if of_setting else ("", "", str(value))
+        if path.startswith("~"):
+            return type(value)(key + equals + os.path.expanduser(path))
+    return value
 
 
 class _Commands(TyperGroup):
@@ -50,6 +62,10 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:  # Typer would exit without a word
             raise Interrupted("run the same command again to continue") from None
+        except BrokenPipeError as error:
+            if any(map(_has_no_reader, (1, 2))):
+                raise  # nobody reads the results any more: Typer exits
+            raise DpceError(f"{error.strerror}: {advice_on(error)}; run the command again") from error
 
 
 app = typer.Typer(
@@ -103,29 +119,42 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no other letters gets them as escapes
             stream.reconfigure(errors="backslashreplace")
+    code = _run()
+    try:
+        if sys.stdout is not None:  # it is where a shell has closed it
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to write would fail again at the end
+        if error.errno != errno.EPIPE:
+            typer.echo(f"Error: the results cannot be written ({error.strerror}); {advice_on(error)}", err=True)
+        code = code or 1
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """Run the command that the arguments name; its exit code, as `sys.exit` takes it."""
     try:
         with stop_signals_interrupt():
-            try:
-                app(prog_name="dpce")
-            finally:
-                if sys.stdout is not None:  # it is where a shell has closed it
-                    sys.stdout.flush()
+            app(prog_name="dpce")
+    except SystemExit as ended:
+        return ended.code
     except DpceError as error:
         if not report_failure(error) and is_main_process():
             typer.echo(f"Error: {visible(str(error))}", err=True)
-        sys.exit(1)
     except Interrupted as stopped:
         if is_main_process():
-            typer.echo(f"Interrupted: {stopped}", err=True)
-        sys.exit(stopped.exit_code)
+            typer.echo(f"Interrupted: {visible(str(stopped))}", err=True)
+        return stopped.exit_code
     except OSError as error:
-        if error.filename is not None:
-            where = visible(str(error.filename))
-            typer.echo(f"Error: {where}: {error.strerror}; check the path and its permissions", err=True)
-        elif error.errno in (errno.EPIPE, errno.ENOSPC, errno.EBADF):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to write would fail again at the end
-            if error.errno != errno.EPIPE:
-                typer.echo(f"Error: the results cannot be written ({error.strerror})", err=True)
-        else:
-            raise
-        sys.exit(1)
+        if error.errno is None:
+            raise  # not the operating system's
+        where = "" if error.filename is None else f"{error.filename}: "
+        typer.echo(f"Error: {visible(f'{where}{error.strerror}; {advice_on(error)}, then run again')}", err=True)
+    return 1
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    """Whether this is the end of a pipe whose other end is closed."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

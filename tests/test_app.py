@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from dpce_cli import __version__
+from dpce_cli.core.processes.interruption import Interrupted
 from dpce_cli.core.workspace import preparation
 from tests.command_line import SCENES, check_arguments, dpce, succeed
 
@@ -140,6 +142,38 @@ def test_ctrl_c_at_any_moment_ends_in_one_line_and_130(tmp_path: Path) -> None:
     assert "Traceback" not in outcome.stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            BrokenPipeError(errno.EPIPE, "Broken pipe"),
+            "Broken pipe: another process of this command ended early; run the command again",
+        ),
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            "Too many open files; use fewer --workers, or allow more open files with 'ulimit -n', then run again",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a\nb"),
+            "a\\nb: Permission denied; change the permissions or choose another place, then run again",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "No space left on device; free space or choose another place, then run again",
+        ),
+    ],
+)
+def test_an_error_of_the_system_is_told_with_advice_that_fits_it(tmp_path: Path, error: OSError, line: str) -> None:
+    with patch.object(preparation, "tokenize", side_effect=error):
+        assert dpce(*SCENES, workspace=tmp_path).error == f"Error: {line}"
+
+
+def test_what_an_interruption_says_cannot_change_the_terminal(tmp_path: Path) -> None:
+    with patch.object(preparation, "tokenize", side_effect=Interrupted("saved in a\x1b[31m\nb")):
+        outcome = dpce(*SCENES, workspace=tmp_path)
+    assert outcome.stderr.splitlines()[-1] == "Interrupted: saved in a\\x1b[31m\\nb"
+
+
 def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
     with (
         patch.object(preparation, "tokenize", side_effect=ZeroDivisionError("a bug")),
@@ -177,6 +211,9 @@ def test_a_home_folder_is_understood_in_options_and_in_the_environment(
     assert dpce("eval", "--workspace", "~/one").error.startswith(f"Error: {tmp_path}/one: no data set")
     monkeypatch.setenv("DPCE_WORKSPACE", "~/two")
     assert dpce("eval").error.startswith(f"Error: {tmp_path}/two: no data set")
+    succeed(*SCENES, "--set", "image.backbone_weights=~/weights=1.pt")
+    about = json.loads((tmp_path / "two" / "scenes" / "dataset.json").read_text())
+    assert about["config"]["image"]["backbone_weights"] == f"{tmp_path}/weights=1.pt"
 
 
 def test_control_characters_of_names_reach_no_terminal(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ def evaluate(
 
     Example: dpce eval --split val --json
     """
+    if as_json and form not in (Format.table, Format.json):
+        raise typer.BadParameter(f"--json and --format {form} exclude each other; choose one")
     form = Format.json if as_json else form
     if details and form not in (Format.table, Format.json):
         raise typer.BadParameter("--details is for tables and JSON")

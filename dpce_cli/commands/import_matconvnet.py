@@ -18,8 +18,11 @@ def import_matconvnet(
         Path | None, typer.Option("--dictionary", help="The *_dictionary.mat that the authors' network knows words by.")
     ] = None,
     stage: Annotated[
-        int, typer.Option("--stage", min=1, max=2, help="Stage whose best model the authors' network becomes.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            "--stage", min=1, max=2, help="Stage whose best model the authors' network becomes.  \\[default: 2]"
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="File for the weights of vlfeat's CNN, for --backbone-weights.")
     ] = None,
@@ -32,6 +35,8 @@ def import_matconvnet(
     """
     if (dictionary is None) == (output is None):
         raise typer.BadParameter("give --dictionary with a network of the authors, --output with a CNN of vlfeat's")
+    if output and (stage or fresh):
+        raise typer.BadParameter("--stage and --fresh go with --dictionary")
     from dpce_cli.core.errors import CheckpointError
     from dpce_cli.core.models.matconvnet.network import read_network
     from dpce_cli.core.sharing.importing import import_backbone, import_pair
@@ -50,9 +55,9 @@ def import_matconvnet(
         return
     assert dataset
     assert dictionary
-    path, checkpoint = import_pair(workspace, dataset, network, dictionary, stage=stage, fresh=fresh)
+    path, checkpoint = import_pair(workspace, dataset, network, dictionary, stage=stage or 2, fresh=fresh)
     typer.echo(
-        f"Stage {stage} model for data set '{dataset.name}': {path} ({checkpoint.config.image.backbone}, "
+        f"Stage {checkpoint.stage} model for data set '{dataset.name}': {path} ({checkpoint.config.image.backbone}, "
         f"{len(checkpoint.vocabulary)} words, {checkpoint.config.text.max_words} of a caption, "
         f"{checkpoint.instances} classes)"
     )

@@ -14,6 +14,8 @@ Every message says what is wrong, where (file, line or key), and what to do next
 
 from __future__ import annotations
 
+import errno
+
 
 class DpceError(Exception):
     """Base of every error that is the input's or the environment's, not a bug."""
@@ -49,3 +51,23 @@ class QueryError(DpceError):
 
 class ProcessGone(TrainingError):
     """Another process of this job cannot be reached any more."""
+
+
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space or choose another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change the permissions or choose another place"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "use fewer --workers, or allow more open files with 'ulimit -n'"),
+    **dict.fromkeys((errno.EPIPE, errno.ECONNRESET), "another process of this command ended early"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk and its connection"),
+    errno.EROFS: "this disk cannot be written to; choose another place",
+    errno.ENOTDIR: "a part of this path is a file; choose another place",
+    errno.EISDIR: "this is a folder; name a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOMEM: "close other programs",
+    errno.ENOENT: "check the path",
+}
+
+
+def advice_on(error: OSError) -> str:
+    """What a person can do about an error of the operating system, before running the command again."""
+    return _ADVICE.get(error.errno or 0, "check the path")

@@ -128,7 +128,7 @@ def test_a_damaged_feature_store_is_refused(workspace: Path) -> None:
     assert "dpce extract-features --split test" in error
 
 
-@pytest.mark.parametrize("arguments", [("--nosuch",), ("--stage", "1"), ("test",)])
+@pytest.mark.parametrize("arguments", [("--nosuch",), ("--stage", "1"), ("test",), ("--json", "--format", "latex")])
 def test_a_wrong_command_line_exits_with_2(workspace: Path, arguments: tuple[str, ...]) -> None:
     outcome = dpce("eval", *arguments, workspace=workspace)
 

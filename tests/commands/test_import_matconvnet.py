@@ -81,8 +81,16 @@ def test_a_file_of_the_other_kind_needs_the_other_option(
     assert outcome.error == f"Error: {path}: holds an image CNN alone; give --output"
 
 
-@pytest.mark.parametrize("options", [(), ("--dictionary", "d.mat", "--output", "weights.pth")])
-def test_one_of_dictionary_and_output_is_needed(options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--dictionary", "d.mat", "--output", "weights.pth"),
+        ("--output", "weights.pth", "--stage", "1"),
+        ("--output", "weights.pth", "--fresh"),
+    ],
+)
+def test_one_of_dictionary_and_output_is_needed_with_its_own_options(options: tuple[str, ...]) -> None:
     outcome = dpce("import-matconvnet", "net.mat", *options)
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "Usage: dpce import-matconvnet" in outcome.stderr

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dpce_cli.core.errors import WorkspaceError
+from dpce_cli.core.errors import WorkspaceError, advice_on
 
 _HOST = f".{platform.node()}."
 _SUFFIX = ".dpce.tmp"
@@ -41,9 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise WorkspaceError(
-            f"{path}: cannot be written ({reason}); free space or choose another --workspace, then run again"
-        ) from error
+        raise WorkspaceError(f"{path}: cannot be written ({reason}); {advice_on(error)}, then run again") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -81,9 +79,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise WorkspaceError(
-            f"{folder}: cannot be written ({reason}); free space or choose another folder, then run again"
-        ) from error
+        raise WorkspaceError(f"{folder}: cannot be written ({reason}); {advice_on(error)}, then run again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(older, ignore_errors=True)

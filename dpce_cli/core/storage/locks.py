@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dpce_cli.core.errors import WorkspaceError
+from dpce_cli.core.errors import WorkspaceError, advice_on
 
 
 def is_held(path: Path) -> bool:
@@ -45,7 +45,7 @@ def exclusive(path: Path, busy: str) -> Iterator[None]:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise WorkspaceError(
-            f"{path}: cannot be written ({error.strerror}); free space or choose another --workspace, then run again"
+            f"{path}: cannot be written ({error.strerror}); {advice_on(error)}, then run again"
         ) from error
     try:
         try:
