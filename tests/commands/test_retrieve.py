@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -128,24 +129,39 @@ def test_a_page_and_a_sheet_are_written_beside_the_results(workspace: Path, tmp_
     assert page.read_text().count('<img src="data:image/jpeg;base64,') == 6
 
 
-def test_photos_that_are_gone_are_named_once_and_counted(workspace: Path, tmp_path: Path) -> None:
-    about = json.loads((workspace / "scenes" / "dataset.json").read_text())
-    moved = tmp_path / "moved"
-    shutil.copytree(about["root"], moved)
-    about["root"] = str(moved)
-    (workspace / "scenes" / "dataset.json").write_text(json.dumps(about))
-    first, second = (hit["path"] for hit in _json(workspace, "-q", "a man")[:2])
-    (moved / first).unlink()
-    (moved / second).write_text("no photo")
+def test_photos_that_are_gone_are_named_once_and_counted_and_paths_come_byte_for_byte(
+    workspace: Path, photo: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(photo.parent, tmp_path / "photos")
+    names = sorted(folder.iterdir())
+    odd = names[2].rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9\n<img src=x onerror=alert(1)>.png"))
+    succeed("index", folder, "--workers", "0", workspace=workspace)
+    names[0].unlink()
+    names[1].write_text("no photo")
 
+    query = ("retrieve", "-g", "photos", "-q", "a man")
     files = ("--sheet", tmp_path / "sheet.png", "--html", tmp_path / "page.html")
-    outcome = succeed("retrieve", "-q", "a man", *files, workspace=workspace)
-    assert [line.partition(";")[0] for line in outcome.warnings] == [
-        f"Warning: {moved / first}: cannot be read (No such file or directory)",
-        f"Warning: {moved / second}: not a JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF or HEIF image",
+    outcome = succeed(*query, "--paths", "--null", *files, workspace=workspace)
+    assert sorted(outcome.stdout.split("\0")) == ["", *sorted(map(str, [*names[:2], odd, *names[3:]]))]
+    assert [line.partition(";")[0] for line in sorted(outcome.warnings)] == [
+        f"Warning: {names[0]}: cannot be read (No such file or directory)",
+        f"Warning: {names[1]}: not a JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF or HEIF image",
         "Warning: 2 photos cannot be shown",
     ]
-    assert (tmp_path / "page.html").read_text().count("<img src") == 4
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count('<img src="data:') == page.count("<img ") == 4
+    assert "caf\\udce9" in page
+    assert str(tmp_path) not in page
+    assert "--null" in succeed(*query, "--paths", workspace=workspace).warnings[0]
+    assert "caf\\udce9\\n<img" in succeed(*query, workspace=workspace).stdout
+
+
+def test_sentences_of_a_list_have_no_paths(workspace: Path, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("a man\na woman\n")
+    succeed("index", tmp_path / "labels.txt", workspace=workspace)
+    query = ("retrieve", "-g", "labels", "-i", photo)
+    assert "belong to no photo" in dpce(*query, "--paths", workspace=workspace).error
+    assert succeed(*query, workspace=workspace).stdout.splitlines()[1].split() == ["rank", "score", "caption"]
 
 
 def test_a_sheet_that_cannot_be_written_says_what_to_do_about_its_own_path(workspace: Path, tmp_path: Path) -> None:
