@@ -70,22 +70,25 @@ def _print_table(answers: Answers) -> None:
     values = {
         "rank": [f"{hit.rank}" for hit in hits],
         "score": [f"{hit.score:.3f}" for hit in hits],
+        "relevance": [hit.percent for hit in hits],
         "date": [(hit.date or "").replace("T", " ") for hit in hits],
         "path": [hit.path if answers.photo(hit) else "" for hit in hits],
         "caption": [hit.caption for hit in hits],
     }
     shown = {name: cells for name, cells in values.items() if any(cells)}
+    numbers = len(shown.keys() & {"rank", "score", "relevance"})
     rows = list(zip(*shown.values(), strict=True))
-    print_table(f"{answers.title}: {answers.query}", tuple(shown), rows, text_columns=len(shown) - 2)
+    print_table(f"{answers.title}: {answers.query}", tuple(shown), rows, text_columns=len(shown) - numbers)
 
 
 def _print_csv(answers: Answers) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", "score", "id", "path", "caption", "date", "own"])
+    writer.writerow(["rank", "score", "relevance", "id", "path", "caption", "date", "own"])
     for hit in answers.hits:
         own = "" if hit.is_own is None else str(hit.is_own).lower()
-        writer.writerow([hit.rank, f"{hit.score:.6f}", hit.image_id, hit.path, hit.caption, hit.date or "", own])
+        numbers = hit.rank, f"{hit.score:.6f}", "" if hit.relevance is None else f"{hit.relevance:.4f}"
+        writer.writerow([*numbers, hit.image_id, hit.path, hit.caption, hit.date or "", own])
     _print_exactly(text.getvalue())
 
 

@@ -38,6 +38,10 @@ def retrieve(
         typer.Option("--until", formats=["%Y-%m-%d"], help="Only photos of the gallery taken on this day or earlier."),
     ] = None,
     unique: Annotated[bool, typer.Option("--unique", help="Show near duplicates in the gallery once.")] = False,
+    min_relevance: Annotated[
+        float | None,
+        typer.Option("--min-relevance", min=0, max=1, help="Leave out results of a lower relevance, such as 0.3."),
+    ] = None,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print the photos' paths alone, one per line.")] = False,
@@ -52,6 +56,9 @@ def retrieve(
 
     In a split, a sentence ranks photos and a photo ranks captions. A gallery is of photos or of sentences.
 
+    The relevance of a result says how much people's captions of such a photo agree with the sentence. 100 % is the
+    agreement of other people's captions of the very photo that a sentence was written for.
+
     Example: dpce retrieve --query "a blonde woman in blue hailing a taxi" --sheet taxi.png
     """
     if (query is None) == (image is None):
@@ -62,7 +69,7 @@ def retrieve(
         raise typer.BadParameter("give one of --split and --gallery")
     form = chosen_form(as_json=as_json, as_csv=as_csv, paths=paths, null=null, sheet=sheet, html=html)
     from dpce_cli.commands.console import ConsoleReporter
-    from dpce_cli.core.retrieval.hits import Answers
+    from dpce_cli.core.retrieval.hits import Answers, at_least
     from dpce_cli.core.workspace.workspace import Workspace, check_name
 
     asked, workspace, reporter = query if image is None else image, Workspace(workspace_path), ConsoleReporter()
@@ -83,11 +90,11 @@ def retrieve(
         from dpce_cli.core.retrieval.search import ExtractedSplit
 
         searched = ExtractedSplit(workspace, split or "test", reporter=reporter)
-    answers = Answers(
-        title=searched.title,
-        query=asked,
-        kind=searched.answers(asked),
-        hits=searched.search(asked, top_k),
-        root=searched.root,
-    )
+    hits = searched.search(asked, top_k)
+    if min_relevance is not None and hits:
+        best, hits = hits[0], at_least(hits, min_relevance)
+        if not hits:
+            reporter.note(f"nothing found; the best result has a relevance of {best.percent}")
+    kind = searched.answers(asked)
+    answers = Answers(title=searched.title, query=asked, kind=kind, hits=hits, root=searched.root)
     give_answers(answers, form, sheet=sheet, html=html, reporter=reporter)

@@ -100,6 +100,7 @@ def test_csv_has_the_hits_of_the_json(workspace: Path, photo: Path) -> None:
             {
                 "rank": str(hit["rank"]),
                 "score": f"{hit['score']:.6f}",
+                "relevance": "",
                 "id": hit["image_id"],
                 "path": hit["path"],
                 "caption": hit["caption"],
@@ -229,3 +230,27 @@ def test_a_wrong_command_line_exits_with_2(workspace: Path, arguments: tuple[str
 
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "Usage: dpce retrieve" in outcome.stderr
+
+
+def test_results_have_a_relevance_once_the_val_split_is_extracted(workspace: Path) -> None:
+    query = ("retrieve", "--query", "a woman in blue")
+    refused = dpce(*query, "--min-relevance", "0.5", workspace=workspace).error
+    assert "--min-relevance: the relevance of these results is not known" in refused
+    assert "dpce extract-features --split val" in refused
+
+    succeed("extract-features", "--split", "val", "--workers", "0", workspace=workspace)
+    hits = json.loads(succeed(*query, "--json", workspace=workspace).stdout)
+    assert all(0 < hit["relevance"] < 1 for hit in hits)
+    _, header, first, *_ = succeed(*query, workspace=workspace).stdout.splitlines()
+    assert header.split()[:3] == ["rank", "score", "relevance"]
+    assert first.split()[2:4] == [f"{100 * hits[0]['relevance']:.0f}", "%"]
+    table = csv.DictReader(succeed(*query, "--csv", workspace=workspace).stdout.splitlines())
+    assert [float(row["relevance"]) for row in table] == pytest.approx([hit["relevance"] for hit in hits], abs=1e-4)
+
+    least = str(hits[1]["relevance"])
+    some = json.loads(succeed(*query, "--json", "--min-relevance", least, workspace=workspace).stdout)
+    assert some == [hit for hit in hits if hit["relevance"] >= hits[1]["relevance"]]
+    none = succeed(*query, "--json", "--min-relevance", "1", workspace=workspace)
+    assert json.loads(none.stdout) == []
+    best = f"{100 * hits[0]['relevance']:.0f} %"
+    assert none.stderr == f"nothing found; the best result has a relevance of {best}\n"

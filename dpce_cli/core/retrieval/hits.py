@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Literal, Protocol
 
+from dpce_cli.core.errors import QueryError
 from dpce_cli.core.retrieval.relevance import Relevance
 
 Kind = Literal["photos", "sentences"]
@@ -34,10 +35,29 @@ class Hit:
     date: str | None = None
     """When a gallery's photo was taken, `2024-05-01T10:30:01`, where its EXIF data says so."""
 
+    @property
+    def percent(self) -> str:
+        """The relevance for people; empty where it is not known."""
+        return "" if self.relevance is None else f"{100 * self.relevance:.0f} %"
+
 
 def with_relevance(hits: Iterable[Hit], curve: Relevance | None) -> list[Hit]:
     """The hits with their relevance by `curve`, if there is one."""
     return [replace(hit, relevance=curve.of(hit.score) if curve else None) for hit in hits]
+
+
+def at_least(hits: Sequence[Hit], relevance: float) -> list[Hit]:
+    """The hits of at least this relevance.
+
+    Raises:
+        QueryError: their relevance is not known.
+    """
+    if any(hit.relevance is None for hit in hits):
+        raise QueryError(
+            "--min-relevance: the relevance of these results is not known. It is known between sentences and photos, "
+            "if 'dpce extract-features --split val' was run with the model before it was exported and the gallery made"
+        )
+    return [hit for hit in hits if hit.relevance is not None and hit.relevance >= relevance]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,7 +106,7 @@ def _text(text: str) -> str:
 
 def _item(hit: Hit, answers: Answers, folder: Path, thumbnails: Thumbnails) -> str:
     own = ' class="own"' if hit.is_own else ""
-    rank = f'<p><span class="rank">{hit.rank}</span> <span class="faint">{hit.score:.3f}</span></p>'
+    rank = f'<p><span class="rank">{hit.rank}</span> <span class="faint">{hit.percent or f"{hit.score:.3f}"}</span></p>'
     caption = f'<p lang="" dir="auto">{_text(hit.caption)}</p>' if hit.caption else ""
     path = answers.photo(hit)
     name = _text(path.relative_to(folder).as_posix()) if path else ""

@@ -123,7 +123,7 @@ class _Sheet:
         rank = f"{hit.rank}"
         for shift in (0.0, 0.6):  # Pillow's own font has no bold style
             self._lettering.draw(draw, (left + shift, top), rank, 17, INK)
-        score = f"{hit.score:.3f}" + ("  own" if hit.is_own else "")
+        score = (hit.percent or f"{hit.score:.3f}") + ("  own" if hit.is_own else "")
         beside = left + self._lettering.width(rank, 17) + 12
         self._lettering.draw(draw, (beside, top), score, 17, OWN if hit.is_own else FAINT)
 
