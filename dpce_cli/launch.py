@@ -14,7 +14,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from dpce_cli.core.errors import ConfigError, DpceError, ProcessGone
-from dpce_cli.core.processes.environment import LAUNCHER, is_launched, is_main_process, take_part
+from dpce_cli.core.processes.environment import LAUNCHER, is_main_process, take_part
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -40,14 +40,13 @@ def launch(gpus: int | None, processes: int | None, device: str) -> str:
         ConfigError: the machine has fewer GPUs, or the arguments exclude each other.
         DpceError: the error of the first process that failed.
     """
-    if is_launched():
-        take_part()
-        if is_main_process() and LAUNCHER not in os.environ:
-            others = int(os.environ["WORLD_SIZE"]) - 1
-            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            print(f"waiting at {address} for {others} other processes, for up to 30 minutes", file=sys.stderr)
+    in_job = take_part()
+    if in_job and is_main_process() and LAUNCHER not in os.environ:
+        others = int(os.environ["WORLD_SIZE"]) - 1
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        print(f"waiting at {address} for {others} other processes, for up to 30 minutes", file=sys.stderr)
     kind, count = requested(gpus, processes, device)
-    if is_launched():
+    if in_job:
         return kind
     if gpus is not None:
         from torch import cuda

@@ -67,7 +67,7 @@ def test_unreadable_photos_are_named_and_the_others_used(root: Path, tmp_path: P
     _prepare(root, workspace)
     trained = succeed("train-stage1", "--no-word-vectors", "--workers", "0", workspace=workspace)
     assert _named(trained, root, "train") <= set(UNREADABLE)
-    assert "no validation split: the last epoch's model counts as the best" in trained.stderr
+    assert "no validation split: the model of the last epoch is taken as the best" in trained.stderr
 
     features = workspace / root.name / "features" / "test.h5"
     extracted = succeed("extract-features", "--workers", "2", workspace=workspace)

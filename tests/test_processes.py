@@ -131,7 +131,7 @@ def test_an_error_of_all_processes_is_reported_once(workspace: Path) -> None:
     assert (process.returncode, stdout) == (1, "")
     assert stderr.count("Error: ") == 1
     assert stderr.splitlines()[-1] == (
-        "Error: stage1.batch_size=2 is too small for 3 processes, of which each needs a photo; raise it with --set, or "
+        "Error: stage1.batch_size=2 is too small for 3 processes: each needs a photo; raise it with --set, or "
         "use fewer processes"
     )
 

@@ -37,10 +37,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing what is there.")]
 CheckpointMinutesOption = Annotated[
     float,
-    typer.Option("--checkpoint-minutes", min=0, help="Time between checkpoints within an epoch; 0: at its end only."),
+    typer.Option("--checkpoint-minutes", min=0, help="Time between checkpoints within an epoch; 0: only at its end."),
 ]
 KeepOption = Annotated[
-    int, typer.Option("--keep", min=1, help="Checkpoints of the last epochs to keep; 1: last.pt alone.")
+    int, typer.Option("--keep", min=1, help="Number of last epochs whose checkpoints are kept; 1: only last.pt.")
 ]
 
 
@@ -51,7 +51,7 @@ class Precision(StrEnum):
 
 
 PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="Of the networks; bf16 and fp16 are faster on a GPU.")
+    Precision, typer.Option("--precision", help="Precision of the networks; bf16 and fp16 are faster on a GPU.")
 ]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the encoders for training (torch.compile).")]
 EpochsOption = Annotated[

@@ -33,13 +33,16 @@ def train_stage1(
     ] = None,
     word_vectors: Annotated[
         bool,
-        typer.Option("--word-vectors/--no-word-vectors", help="Begin with build-word2vec's vectors or random ones."),
+        typer.Option(
+            "--word-vectors/--no-word-vectors",
+            help="Begin with the word vectors of build-word2vec, or with random ones.",
+        ),
     ] = True,
     position_shift: Annotated[
         bool | None,
         typer.Option(
             "--position-shift/--no-position-shift",
-            help="Place captions at random, or left-aligned.  \\[default: the preset's]",
+            help="Place captions at random positions, or left-aligned.  \\[default: the preset's]",
         ),
     ] = None,
     seed: SeedOption = None,

@@ -19,14 +19,14 @@ from dpce_cli.commands.training import (
 def train_stage2(
     from_scratch: Annotated[
         bool,
-        typer.Option("--from-scratch", help="Begin with untrained encoders, not Stage I's: one stage."),
+        typer.Option("--from-scratch", help="Begin with untrained encoders, not with those of Stage I."),
     ] = False,
     *,
     options: TrainingOptions,
 ) -> None:
     """Stage II: add the ranking loss, from Stage I's best model. Interrupted, the same command continues.
 
-    Encoders and seed are Stage I's; only stage2.* can be set, unless --from-scratch.
+    Encoders and seed are those of Stage I. Only stage2.* can be set, except with --from-scratch.
 
     Example: dpce train-stage2 --set stage2.margin=0.1
     """

@@ -1,4 +1,4 @@
-"""Every number of a run, in one frozen tree that is stored with each artefact it made."""
+"""All settings of a run, in one immutable tree that is stored with the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TextConfig:
     lowercase: bool
     """Fold case before looking words up; the paper's word2vec dictionary is case-sensitive."""
     min_count: int
-    """Words rarer than this in the training captions are left out of the vocabulary."""
+    """Words that are rarer in the training captions are left out of the vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +40,25 @@ class ImageConfig:
         "vgg16-caffe",
         "vgg19-caffe",
     ]
-    """The image CNN; "resnet50-v1" is the original one, with the strides on the 1x1 convolutions, "-caffe" are those
-    that take weights from MatConvNet."""
+    """The image CNN. "resnet50-v1" is the original one, with strides on the 1x1 convolutions; "-caffe" takes weights
+    from MatConvNet."""
     backbone_weights: str
     """"imagenet" (torchvision's), "none" (from scratch) or the path of a state dict."""
     resize: int
-    """Length in pixels that the short side is resized to."""
+    """Length of the short side after resizing, in pixels."""
     squash: bool
-    """Resize photos to a square whatever their shape, as the paper does with pedestrians; else the shape is kept."""
+    """Resize photos to a square, as the paper does for pedestrians; otherwise, their shape is kept."""
     crop: int
-    """Side in pixels of the square that the CNN sees."""
+    """Side of the square input of the CNN, in pixels."""
     min_crop_scale: float
-    """Smallest side of a random training crop, as a share of the photo's."""
+    """Smallest side of a random training crop, relative to the photo."""
     mirror: bool
     """Flip half of the training photos, and average test embeddings over photo and mirror image."""
     test_view: Literal["crop", "full"]
-    """What test embeddings are made from: "crop" is the central crop, "full" the whole photo, summed over every place
-    that a crop can take on the CNN's map, as in the paper. Validation while a model trains always takes the crop."""
+    """Input of test embeddings: "crop" is the central crop; "full" is the whole photo, summed over all positions of a
+    crop on the CNN's map, as in the paper. Validation during training always uses the central crop."""
     cached_crops: int
-    """Random crops per photo in the feature cache, besides the plain and the mirrored view."""
+    """Random crops per photo in the feature cache, in addition to the central crop and its mirror image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,29 +72,29 @@ class ModelConfig:
     text_width: float
     """Factor on the text CNN's channel counts; 1 is the paper's."""
     word_dim: int
-    """Length of a word vector when training starts without word vectors; else theirs counts."""
+    """Length of a word vector if training starts without word vectors."""
     position_shift: bool
-    """Place captions at random among the text CNN's positions, in training and testing; else left-aligned."""
+    """Place captions at random positions of the text CNN, in training and testing; otherwise, left-aligned."""
     dropout: float
     """Dropout before the shared classifier, on both embeddings."""
     feature_dropout: float
     """Dropout on the image CNN's pooled features; 0 in the paper."""
     word_dropout: float
-    """Share of the words that are left out in training; 0 in the paper."""
+    """Share of words that are dropped in training; 0 in the paper."""
     relu: bool
-    """Whether the losses see embeddings after a ReLU, as in the paper; else as retrieval compares them."""
+    """Whether the losses use embeddings after a ReLU, as in the paper; otherwise, the embeddings of retrieval."""
     classifier_bias: bool
     """Whether the shared classifier has a bias."""
     classifier_scale: float
-    """0: plain softmax, as the paper. Above 0: scale times the cosine of embedding and class weights."""
+    """0: plain softmax, as in the paper. Above 0: scale of the cosines between embeddings and class weights."""
     classifier_sample_rate: float
-    """Share of the classes that the softmax of a step is taken over: those of its batch, and others at random, as in
-    Partial FC. 1: all, as the paper; less trains a million classes faster and in less memory."""
+    """Share of the classes in the softmax of each step: the classes of the batch, and others at random, as in Partial
+    FC. 1: all classes, as in the paper. Less than 1 is faster and needs less memory for a million classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRates:
-    """Multipliers of the stage's learning rate, one a parameter group; 0 freezes the group."""
+    """Multipliers of the learning rate, one per parameter group; 0 freezes the group."""
 
     backbone: float
     """Filters and batch norm of the image CNN."""
@@ -125,11 +125,11 @@ class StageConfig:
     batch_size: int
     """Photos per step."""
     captions_per_image: int
-    """Captions drawn for each photo of a step; the paper draws one."""
+    """Captions per photo in each step; 1 in the paper."""
     optimizer: Literal["sgd", "adamw"]
     """"sgd" is with Nesterov momentum 0.9."""
     learning_rate: float
-    """Base learning rate; `multipliers` scale it for each parameter group."""
+    """Base learning rate; it is multiplied by `multipliers` for each parameter group."""
     multipliers: LearningRates
     weight_decay: float
     schedule: Literal["steps", "cosine"]
@@ -137,7 +137,7 @@ class StageConfig:
     milestones: tuple[int, ...]
     """Epochs after which a "steps" schedule divides the learning rate by 10."""
     warmup_epochs: float
-    """Length of the linear warm-up, of either schedule; 0: none."""
+    """Epochs of linear warm-up, for both schedules; 0: none."""
     image_weight: float
     """Weight of the image instance loss."""
     text_weight: float
@@ -145,33 +145,32 @@ class StageConfig:
     label_smoothing: float
     """Share of the instance loss's target that is spread over all instances; 0 in the paper."""
     accumulation_steps: int = 1
-    """Parts in which a step's photos pass the networks, one after another, to take less memory. The instance loss is
-    that of the whole step, but batch norms see one part at a time; the ranking loss finds its negatives within a
-    part."""
+    """Number of parts of a batch; the networks process one after another, to use less memory. The instance loss is
+    that of the whole batch, but batch norms see one part at a time, and negatives come from the same part."""
     clip_norm: float = 0.0
-    """Largest L2 norm of all gradients together; 0 lets any pass."""
+    """Largest L2 norm of all gradients together; 0: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingStageConfig(StageConfig):
-    """Stage II: the ranking loss besides."""
+    """Stage II, which adds the ranking loss."""
 
     ranking_weight: float
     """Weight of the ranking loss; 0 leaves it out."""
     margin: float
     """Margin of the ranking loss."""
     negatives: Literal["hardest_in_batch", "hardest_in_pool", "random"]
-    """What the ranking loss takes as negatives; "random" ones are of the batch."""
+    """Negatives of the ranking loss; "random" ones are from the batch."""
     negative_pool: int
-    """Captions of other photos that "hardest_in_pool" encodes each step; 256 in the paper."""
+    """Captions of other photos per step for "hardest_in_pool"; 256 in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides what a run computes."""
+    """All settings that decide what a run computes."""
 
     preset: str
-    """Name of the preset that it grew from."""
+    """Name of the preset it is based on."""
     seed: int
     text: TextConfig
     image: ImageConfig

@@ -12,7 +12,7 @@ def instance_loss(logits: Tensor, instance_ids: Tensor, label_smoothing: float =
     -log(exp(logits[i, y_i]) / sum over all instances c of exp(logits[i, c])), averaged over the batch. The logits of
     images and of captions come from one shared classifier, W_share^T f, which maps both into one space.
 
-    Training computes the same number by `models.partial_fc`, without holding the logits of all instances at once.
+    Training uses `models.partial_fc` instead: the same loss, without the logits of all instances in memory at once.
 
     Args:
         logits: `(batch, instances)`
@@ -31,13 +31,13 @@ def instance_loss(logits: Tensor, instance_ids: Tensor, label_smoothing: float =
 def ranking_loss(positive: Tensor, negative_text: Tensor, negative_image: Tensor, margin: float) -> Tensor:
     """Bidirectional triplet hinge on cosine similarities (eq. 8): half the mean over the triplets.
 
-    max(0, margin - (S(i, t) - S(i, t-))) + max(0, margin - (S(i, t) - S(i-, t))). The half is the released code's,
-    which sums over the 16 triplets of a batch of 32 photos and divides by 32; the paper's loss weights go with it.
+    max(0, margin - (S(i, t) - S(i, t-))) + max(0, margin - (S(i, t) - S(i-, t))). The factor 1/2 is from the released
+    code, which sums over the 16 triplets of a batch of 32 photos and divides by 32; the paper's loss weights assume it.
 
     Args:
         positive: `(triplets,)`, S(i, t) of each image and its own caption.
         negative_text: `(triplets,)`, S(i, t-).
         negative_image: `(triplets,)`, S(i-, t).
-        margin: the similarity gap that is asked for; 1 in the paper.
+        margin: the required gap between similarities; 1 in the paper.
     """
     return (F.relu(margin - positive + negative_text) + F.relu(margin - positive + negative_image)).mean() / 2

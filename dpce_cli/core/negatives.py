@@ -1,4 +1,4 @@
-"""Which captions and images stand as negatives in the ranking loss."""
+"""Choose the negative captions and images of the ranking loss."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ def hardest_in_batch(similarity: Tensor, image_instances: Tensor, text_instances
 
 
 def random_in_batch(image_instances: Tensor, text_instances: Tensor) -> tuple[Tensor, Tensor]:
-    """A wrong caption for each image and a wrong image for each caption, drawn by torch's own generator.
+    """A random wrong caption for each image and a random wrong image for each caption.
 
-    Args and returns as in `hardest_in_batch` (Zheng et al. 2020, section 5.1, on CUHK-PEDES).
+    Uses PyTorch's global generator. For arguments and result, see `hardest_in_batch` (Zheng et al. 2020, section 5.1,
+    on CUHK-PEDES).
     """
     draw = torch.rand(len(image_instances), len(text_instances), device=image_instances.device)
     return hardest_in_batch(draw, image_instances, text_instances)
 
 
 def hardest_in_pool(image_embeddings: Tensor, pool_embeddings: Tensor) -> Tensor:
-    """The pool caption most similar to each image (Zheng et al. 2020, section 4.3; 256 captions of other images).
+    """The most similar caption of a pool for each image (Zheng et al. 2020, section 4.3: a pool of 256 captions).
 
     Args:
         image_embeddings: `(images, dim)`, L2-normalised.
-        pool_embeddings: `(pool, dim)`, L2-normalised, of captions of none of these images.
+        pool_embeddings: `(pool, dim)`, L2-normalised, of captions of other images.
 
     Returns:
-        Pool indices `(images,)`.
+        Positions in the pool `(images,)`.
     """
     return (image_embeddings @ pool_embeddings.T).argmax(1)

@@ -1,4 +1,4 @@
-"""Named configurations: the paper's numbers, and recipes that measured better on small data."""
+"""Named configurations: the settings of the paper, and settings that are better on small data sets."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dpce_cli.core.errors import ConfigError
 def paper_flickr30k() -> Config:
     """Zheng et al. 2020 on Flickr30k with ResNet-50 (section 5.1 and the released code, "RC").
 
-    Departs from RC in Stage II, where RC's multiplier of the image CNN's first filter is 1e-4: here it learns like the
-    other filters.
+    One departure: in Stage II, RC has a multiplier of 1e-4 for the first filter of the image CNN; here, it is that of
+    the other filters.
     """
     stage1_rates = LearningRates(
         backbone=0.0,  # Stage I freezes the image CNN
@@ -145,7 +145,7 @@ def paper_coco() -> Config:
 def paper_cuhk_pedes() -> Config:
     """Zheng et al. 2020 on CUHK-PEDES with ResNet-50 (section 5.1 and RC); the rest is as on Flickr30k.
 
-    A person is a class, 11,003 in all. Random negatives are drawn from the batch, for each of its captions.
+    Each person is one class; there are 11,003. Each caption has random negatives from the batch.
     """
     paper = paper_flickr30k()
     return replace(
@@ -185,17 +185,17 @@ def paper_cuhk_pedes_vgg16() -> Config:
 
 
 def with_ranking(stage1: StageConfig, **values: Any) -> RankingStageConfig:
-    """Stage II as Stage I with other `values`."""
+    """Stage II with the settings of Stage I, except `values`."""
     return RankingStageConfig(**{**vars(stage1), **values})
 
 
 def flickr8k() -> Config:
-    """A recipe for data sets of some thousand photos that trains on a CPU.
+    """Settings for data sets of some thousand photos, for training on a CPU.
 
-    Departs from Zheng et al. 2020: a classifier of scaled cosines, without a ReLU before it, learns captions in a
-    fraction of the epochs (see examples/measurements.md); AdamW, a cosine schedule and all five captions of a photo in
-    a step; a small text CNN and embedding; Stage II takes the hardest negatives of the batch with a margin of 0.2
-    (VSE++). The image CNN stays frozen in both stages, so that its features are computed once.
+    Departures from Zheng et al. 2020: a classifier of scaled cosines, without a ReLU before it, which learns captions
+    in fewer epochs (see examples/measurements.md); AdamW, a cosine schedule and five captions per photo in each step; a
+    small text CNN and embedding; in Stage II, the hardest negatives of the batch, with a margin of 0.2 (VSE++). The
+    image CNN is frozen in both stages, so its features are computed only once.
     """
     paper = paper_flickr30k()
     stage1 = replace(
@@ -253,7 +253,7 @@ def flickr8k() -> Config:
 
 
 def scenes() -> Config:
-    """The built-in scenes: small pictures, so the image CNN trains from scratch, in both stages, within minutes."""
+    """For the built-in scenes: small pictures, so the image CNN trains from scratch in both stages, within minutes."""
     base = flickr8k()
     learning = replace(base.stage1.multipliers, backbone=1.0, backbone_bias=1.0)
     return replace(

@@ -36,7 +36,7 @@ def test_the_plan_says_memory_steps_time_and_disk(tmp_path: Path, monkeypatch: p
 
 def test_a_batch_of_fewer_photos_than_devices_is_refused() -> None:
     error = dpce(*PLAN, "--images", "1k", "--gpus", "64", "--set", "stage1.batch_size=32").error
-    assert error.startswith("Error: stage1.batch_size=32 is too small for 64 processes, of which each needs a photo")
+    assert error.startswith("Error: stage1.batch_size=32 is too small for 64 processes: each needs a photo")
 
 
 @pytest.mark.parametrize("images", ["many", "0", "10m", "-1", "2000G", "9" * 5000])

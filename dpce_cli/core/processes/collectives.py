@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 
 from dpce_cli.core.errors import ConfigError, DpceError, ProcessGone, TrainingError
 from dpce_cli.core.processes.devices import choose_device
-from dpce_cli.core.processes.environment import is_launched, take_part
+from dpce_cli.core.processes.environment import take_part
 from dpce_cli.core.processes.interruption import Interrupted
 
 T = TypeVar("T")
@@ -45,10 +45,9 @@ def process_group(device: str) -> Iterator[torch.device]:
         ProcessGone: another process ended while this one waited for it.
         TrainingError: the GPU has too little memory.
     """
-    if is_launched():
-        take_part()
+    in_job = take_part()
     try:
-        with _process_group(device) if is_launched() else nullcontext(choose_device(device)) as chosen:
+        with _process_group(device) if in_job else nullcontext(choose_device(device)) as chosen:
             yield chosen
     except torch.OutOfMemoryError as error:
         raise TrainingError(

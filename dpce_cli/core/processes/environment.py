@@ -13,21 +13,17 @@ _PARENT = os.getppid()
 _takes_part = False
 
 
-def is_launched() -> bool:
-    """Whether the environment describes a job of several processes, as torchrun and `dpce_cli.launch` do.
+def take_part() -> bool:
+    """Make this process a part of the job that the environment describes; false where it describes none.
 
-    Schedulers also leave such variables in the environment of commands that run alone: see `take_part`.
-    """
-    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
-
-
-def take_part() -> None:
-    """Make this process a part of the job that the environment describes; only distributed commands call this.
+    Only distributed commands call this: schedulers leave such variables in the environment of other commands, too.
 
     Raises:
         ConfigError: a variable is missing or not a number.
     """
     global _takes_part
+    if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
     alone = "unset RANK and WORLD_SIZE to run alone, or start the processes with torchrun"
     missing = [name for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -43,6 +39,7 @@ def take_part() -> None:
             f"the environment says RANK={os.environ['RANK']} of WORLD_SIZE={os.environ['WORLD_SIZE']}; {alone}"
         )
     _takes_part = True
+    return True
 
 
 def is_main_process() -> bool:

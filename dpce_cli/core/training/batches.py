@@ -30,7 +30,7 @@ from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.feature_cache import cached_features
 from dpce_cli.core.workspace.workspace import Workspace
 
-# Tar shards, at most, that photos are mixed among: with more, the order is more random and what is read further apart.
+# Largest number of tar shards from which photos are mixed. With more, the order is more random, but reading is slower.
 SHARDS_READ_TOGETHER = 16
 
 
@@ -46,7 +46,7 @@ class Batch:
     images: Tensor
     """This process's uint8 photos `(own images, 3, height, width)`, or pooled features `(own images, feature_dim)`."""
     counts: tuple[int, ...]
-    """How many photos each process has."""
+    """Number of photos of each process."""
     instance_ids: Tensor
     """`(images,)`, the classes of the instance loss."""
     token_ids: Tensor
@@ -62,7 +62,7 @@ class Batch:
     text_share: float = 1.0
     """This part's share of the step's captions: the weight of a mean over captions or their triplets."""
     query_share: float = 1.0
-    """The same for the first half of each part's photos, which are the queries of "hardest_in_pool"."""
+    """This part's share of the step's queries with "hardest_in_pool": the first half of each part's photos."""
 
     def to(self, device: torch.device) -> Batch:
         moved: dict[str, Any] = {
@@ -83,7 +83,7 @@ class Batch:
         return [replace(part, query_share=len(part.rows) // 2 / queries) for part in parts]
 
     def _part(self, number: int, count: int) -> Batch:
-        """Every `count`-th photo of each process: the same ones whatever the number of processes, if it goes evenly."""
+        """Every `count`-th photo of each process; equal for every number of processes that divides the batch evenly."""
         starts = accumulate(self.counts, initial=0)
         kept = torch.cat([torch.arange(first + number, end, count) for first, end in pairwise(starts)])
         position = torch.full((len(self.rows),), -1)
@@ -106,13 +106,13 @@ class Batch:
 class TrainingSet:
     """The training photos and captions, in batches that depend only on seed, epoch and step.
 
-    Captions without a known word, and then images without captions, are left out and counted. Photos of one identity
-    are one instance of the instance loss, other photos one each; an epoch is a pass over the photos, in random order.
-    Where photos are read from tar shards, in random order among `SHARDS_READ_TOGETHER` random shards, then others.
+    Captions without a known word and photos without a caption are left out. Each photo is one class of the instance
+    loss; photos of the same identity are one class together. An epoch passes over all photos in random order. Photos in
+    tar shards are in random order within a group of `SHARDS_READ_TOGETHER` random shards, one group after another.
 
     Args:
-        encoder: its CNN computes the cached features; on the device that batches go to.
-        cache: where the features of a frozen CNN are kept; None reads photos.
+        encoder: its CNN computes the cached features; it is on the device for the batches.
+        cache: workspace with the cached features of a frozen CNN; with None, photos are read.
     """
 
     def __init__(
@@ -163,11 +163,11 @@ class TrainingSet:
 
     @property
     def usable_fingerprint(self) -> str:
-        """SHA-256, in hex, of the list of usable photos: the order of an epoch follows from it and the seed."""
+        """SHA-256, in hex, of the list of usable photos, which decides their order together with the seed."""
         return hashlib.sha256(self.usable.numpy().tobytes()).hexdigest()
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The full batches of `epoch` (from 0) from step `first_step` on; photos that fill no batch are skipped."""
+        """The batches of `epoch` (from 0) from step `first_step` on; photos that do not fill a batch are skipped."""
         start = epoch * self.steps_per_epoch
         if self._next_step != start + first_step:
             self._images_of_steps = self._read(start + first_step)
@@ -190,7 +190,7 @@ class TrainingSet:
             )
 
     def _permutation(self, generator: torch.Generator) -> Tensor:
-        """Of the usable photos; those that are read from shards by windows, each of shards chosen at random."""
+        """A random order of the usable photos; photos in shards are ordered by groups of random shards."""
         shuffled = torch.randperm(len(self.usable), generator=generator)
         if self._shards is None:
             return shuffled
@@ -199,7 +199,7 @@ class TrainingSet:
         return shuffled[window[shards[shuffled]].argsort(stable=True)]
 
     def _shard_of_usable(self) -> tuple[int, Tensor] | None:
-        """How many shards there are, and the number of each usable photo's; None if photos are files of their own."""
+        """The number of shards, and the shard of each usable photo; None if photos are single files."""
         if any(image.extent is None for image in self.images):
             return None
         numbers = dict[str, int]()
@@ -207,29 +207,29 @@ class TrainingSet:
         return len(numbers), torch.tensor(shards)[self.usable]
 
     def caption_pool(self, size: int, without: Tensor, step: int, part: int) -> tuple[Tensor, Tensor]:
-        """Token and instance ids of `size` random placed captions of other instances than `without`.
+        """Token ids and instance ids of `size` random captions of other instances than `without`.
 
         Args:
             without: `(classes,)` instance ids.
-            step: decides the captions, together with `part`.
+            step: the captions depend on step and part.
 
         Raises:
-            DataError: there are no others.
+            DataError: there are no such captions.
         """
         generator = generator_for(*self.seed, "pool", step, *[f"part {part}"] * bool(part))
         chosen = self._draw_pool(size, without, generator)
         if not len(chosen):
             raise DataError(
-                f"data set '{self.name}' has no captions of other instances than those of a batch to choose negatives "
-                "from; set stage2.negatives=hardest_in_batch, or a smaller stage2.batch_size"
+                f"data set '{self.name}' has no captions of other instances than those of a batch, so there are no "
+                "negatives; set stage2.negatives=hardest_in_batch, or a smaller stage2.batch_size"
             )
         return self._augmented(self.token_ids[chosen], generator), self.instance_of_text[chosen]
 
     def _draw_pool(self, size: int, without: Tensor, generator: torch.Generator) -> Tensor:
-        """Different captions of other instances than `without`.
+        """Positions of `size` different captions of other instances than `without`.
 
-        Most of the captions will do, so that drawing and rejecting finds them; looking at all captions in each step
-        would cost 30 ms on MSCOCO's 567,000.
+        Most captions are allowed, so it draws some and rejects the others. To permute all allowed captions takes 30 ms
+        per step on the 567,000 captions of MSCOCO.
         """
         captions = len(self.instance_of_text)
         if captions >= 8 * size:
@@ -247,16 +247,16 @@ class TrainingSet:
         return shift_randomly(token_ids, generator) if model.position_shift else token_ids
 
     def _order(self, first: int) -> Iterator[Tensor]:
-        """The photos of each step from `first` on, to the end of the last epoch."""
+        """The photos of each step, from step `first` to the last."""
         for epoch in range(first // self.steps_per_epoch, self.stage.epochs):
             order = self.usable[self._permutation(generator_for(*self.seed, epoch))]
             done = max(0, first - epoch * self.steps_per_epoch)
             yield from order.split(self.stage.batch_size)[done : self.steps_per_epoch]
 
     def _read(self, first: int) -> Iterator[tuple[Tensor, tuple[int, ...], Tensor]]:
-        """By step: photos of all processes, how many each has, this one's photos or all views of their features.
+        """Per step: the photos of all processes, their number per process, and this process's pixels or features.
 
-        Photos are read ahead past the ends of epochs.
+        Reading ahead does not stop at the end of an epoch.
         """
         if self.features is not None:
             for rows in self._order(first):
@@ -285,32 +285,35 @@ class TrainingSet:
             yield rows[kept], tuple(map(len, readable)), pixels
 
     def _draw_captions(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Different captions of each row: their indices, and the positions in `rows` of their owners."""
+        """Random different captions per photo: their positions, and the position in `rows` of the photo of each."""
         available = self.caption_counts[rows]
         most = int(self.caption_counts.max())
         draw = torch.rand(len(rows), most, generator=generator)
         draw[torch.arange(most) >= available[:, None]] = torch.inf
         chosen = draw.argsort(1)[:, : self.stage.captions_per_image]
-        owner, place = (torch.arange(chosen.shape[1]) < available[:, None]).nonzero(as_tuple=True)
-        return self.first_caption[rows[owner]] + chosen[owner, place], owner
+        owner, drawn = (torch.arange(chosen.shape[1]) < available[:, None]).nonzero(as_tuple=True)
+        return self.first_caption[rows[owner]] + chosen[owner, drawn], owner
 
 
 @dataclass(frozen=True)
 class _TrainingViews:
-    """Crops that depend on a photo's place in its epoch, for a process with `length` of the `size` photos of a step."""
+    """Random crops that depend on the photo's position in the epoch.
+
+    This process computes `length` of the `size` photos per step.
+    """
 
     config: ImageConfig
     seed: tuple[int, int]
     first: int
-    """The step of position 0."""
+    """Step of position 0."""
     steps: int
-    """Of an epoch."""
+    """Steps per epoch."""
     start: int
-    """Of this process's photos among those of a step."""
+    """Position of this process's first photo in a step."""
     length: int
     size: int
 
     def __call__(self, image: Image.Image, position: int) -> Tensor:
-        later, place = divmod(position, self.length)
+        later, number = divmod(position, self.length)
         epoch, step = divmod(self.first + later, self.steps)
-        return random_crop(self.config, image, "crop", *self.seed, epoch, step * self.size + self.start + place)
+        return random_crop(self.config, image, "crop", *self.seed, epoch, step * self.size + self.start + number)

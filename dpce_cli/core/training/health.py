@@ -1,4 +1,4 @@
-"""Signs that a run is of no use, and what to do about them."""
+"""Signs that a run has failed, and what to do then."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dpce_cli.core.errors import TrainingError
 _STUCK_STEPS = 200
 _NAMED = 8
 SMALLEST_SCALE = 2.0**-14
-"""A float16 loss scale below this says that gradients are not finite at any scale."""
+"""Below this loss scale, the gradients are not finite in float16 at any scale."""
 
 
 def diverged(
     stage: StageConfig, number: int, step: int, what: str, *, last: Path, photos: Sequence[str] = ()
 ) -> TrainingError:
-    """The error that ends a run whose numbers are no longer finite.
+    """The error of a run whose numbers are no longer finite.
 
     Args:
         number: 1 or 2, the stage.
-        last: the checkpoint of its last good state, if there is one.
-        photos: image ids of the batch, if that matters.
+        last: path of last.pt, which may not exist.
+        photos: image ids of the batch, if they matter.
     """
     more = f" and {len(photos) - _NAMED} more" if len(photos) > _NAMED else ""
     batch = f", for the photos {', '.join(photos[:_NAMED])}{more}" if photos else ""
@@ -34,16 +34,16 @@ def diverged(
 
 
 class StuckRanking:
-    """Notices a ranking loss that stays at the margin, as it does when all embeddings are the same.
+    """Detects a ranking loss that stays at the margin because all embeddings are the same.
 
-    Then every hinge is the margin; the loss is half the mean of the two hinges' sum, and so the margin as well.
+    Then both hinges of each triplet are equal to the margin, and so is the loss, half of their sum.
     """
 
     def __init__(self, margin: float) -> None:
         self.margin, self._steps = margin, 0
 
     def advice(self, loss: float, steps: int) -> str:
-        """What to tell a person, once, after 200 steps within 1 % of the margin; empty otherwise.
+        """Advice for the user, once after 200 steps within 1 % of the margin; empty otherwise.
 
         Args:
             loss: mean ranking loss of the last `steps` steps.
@@ -54,6 +54,6 @@ class StuckRanking:
             return ""
         return (
             f"the ranking loss has been at its margin, {self.margin:g}, for {self._steps} steps: the embeddings of "
-            "different photos are alike, and it teaches nothing. Try stage2.negatives=random, a lower "
+            "different photos are almost equal, and nothing is learnt. Try stage2.negatives=random, a lower "
             "stage2.learning_rate, stage2.warmup_epochs, a larger stage2.text_weight, or more epochs of Stage I"
         )

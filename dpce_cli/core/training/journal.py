@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, TensorBoard events, and a picture of the curves."""
+"""The log of a run: metrics.jsonl, TensorBoard events and a picture of the curves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """A record as `Journal.write` makes it; None for anything else."""
+    """A record of `Journal.write`; None if the line is damaged."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -29,7 +29,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 class Journal:
-    """The records of one stage, cut back to `step` when a run continues from there.
+    """The records of one stage; later ones are removed if the run continues from `step`.
 
     Args:
         folder: the stage's folder.
@@ -54,7 +54,7 @@ class Journal:
         return SummaryWriter(self._events_folder, purge_step=self._step + 1 if self._step else None)
 
     def records(self) -> list[dict[str, Any]]:
-        """What is recorded so far; a line that a crash cut off, or that is damaged otherwise, is passed over."""
+        """All records; damaged lines, for example after a crash, are left out."""
         try:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
@@ -70,7 +70,7 @@ class Journal:
         """Add a record of `kind` ("train" or "validation").
 
         Raises:
-            WorkspaceError: it cannot be written.
+            WorkspaceError: the folder cannot be written.
         """
         try:
             with open(self.path, "a", encoding="utf-8") as file:

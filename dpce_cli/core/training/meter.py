@@ -1,4 +1,4 @@
-"""What a run measures from one line of its log to the next."""
+"""Means and speeds for the next line of the log."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class Meter:
-    """Sums of the losses and accuracies of steps, and where the time went.
+    """Sums of losses, accuracies and time since the last line of the log.
 
     Args:
-        steps: since the last line.
-        sums: of these steps.
+        steps: number of steps since the last line.
+        sums: losses and accuracies of these steps.
     """
 
     def __init__(self, steps: int, sums: Mapping[str, Tensor]) -> None:
@@ -25,11 +25,11 @@ class Meter:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leave out of the speeds what happened since the last line."""
+        """Do not count the time until now."""
         self._photos, self._waited, self._start = 0, 0.0, time.perf_counter()
 
     def waiting(self, batches: Iterator[T]) -> Iterator[T]:
-        """The same batches; the time that it takes to get them is time in which the device has nothing to do."""
+        """The same batches; measures the time in which the device waits for them."""
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
@@ -39,13 +39,13 @@ class Meter:
             yield batch
 
     def add(self, values: Mapping[str, Tensor], *, photos: int) -> None:
-        """Add what a part of a step, with so many photos, contributes to the step's values."""
+        """Add a part's shares of the losses and accuracies of its step."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, torch.zeros(())).to(value.device) + value.detach()
         self._photos += photos
 
     def read(self) -> tuple[dict[str, float], float, float]:
-        """Means of the values, photos per second and the share of the time spent waiting for data; then begin again."""
+        """Means per step, photos per second and the share of time spent waiting for data; then start again at 0."""
         means = {name: float(value) / self.steps for name, value in self.sums.items()}
         seconds = time.perf_counter() - self._start
         speed, waited = self._photos / seconds, self._waited / seconds

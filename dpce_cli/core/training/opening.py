@@ -1,4 +1,4 @@
-"""From a job and a model to a run that is ready for its next step."""
+"""Prepare a run: lock the folder, load the checkpoint, the photos and the log."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from dpce_cli.core.training.validation import ValidationSet
 
 @contextmanager
 def open_run(job: StageJob, model: DualEncoder) -> Iterator[StageRun]:
-    """Lock the stage's folder, continue from last.pt or begin anew, and read or compute cached features.
+    """Lock the folder of the stage, load last.pt or begin anew, and read or compute cached features.
 
     Args:
-        model: with the weights that the stage begins from, and of the shared classifier this process's classes only;
-            last.pt's weights replace them where a run continues.
+        model: has the weights that the stage begins with, and only this process's classes of the shared classifier.
+            If the run continues, the weights of last.pt replace them.
 
     Raises:
         CheckpointError: last.pt cannot be continued with this job.
@@ -90,7 +90,7 @@ def _build_state(job: StageJob, model: DualEncoder) -> TrainingState:
 
 
 def _load_data(job: StageJob, model: DualEncoder) -> tuple[TrainingSet, ValidationSet]:
-    """The training and the validation photos, or their features where the CNN is frozen."""
+    """The training and validation photos, or their cached features if the CNN is frozen."""
     frozen = backbone_is_frozen(parameter_groups(model, job.settings.multipliers))
     cache = job.workspace if frozen and job.options.feature_cache else None
     vocabulary, workers, reporter = job.words.vocabulary, job.options.workers, job.reporter

@@ -28,7 +28,7 @@ class ParameterGroup:
 
 
 def parameter_groups(model: DualEncoder, multipliers: LearningRates) -> list[ParameterGroup]:
-    """Every parameter of the model, by the kind that decides its learning rate; empty groups are left out."""
+    """The parameters of the model, grouped by learning rate multiplier, without empty groups."""
     members: dict[str, list[nn.Parameter]] = {field.name: [] for field in dataclasses.fields(multipliers)}
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -54,19 +54,19 @@ def _kind(module_name: str, module: nn.Module, name: str) -> str:
 
 
 def backbone_is_frozen(groups: list[ParameterGroup]) -> bool:
-    """Whether nothing of the image CNN learns."""
+    """Whether the whole image CNN is frozen."""
     return not any(group.multiplier for group in groups if group.name.startswith("backbone"))
 
 
 def freeze(groups: list[ParameterGroup]) -> None:
-    """Let the groups with multiplier 0, and no others, stop requiring gradients."""
+    """Let exactly the groups with a multiplier above 0 require gradients."""
     for group in groups:
         for parameter in group.parameters:
             parameter.requires_grad_(group.multiplier > 0)
 
 
 STATES = {"sgd": 1, "adamw": 2}
-"""Numbers that an optimizer keeps for each weight."""
+"""How many numbers an optimizer stores per weight."""
 
 
 def build_optimizer(groups: list[ParameterGroup], stage: StageConfig) -> torch.optim.Optimizer:
@@ -80,7 +80,7 @@ def build_optimizer(groups: list[ParameterGroup], stage: StageConfig) -> torch.o
     optimizer = torch.optim.SGD(
         learning, lr=stage.learning_rate, momentum=0.9, nesterov=True, weight_decay=stage.weight_decay, fused=True
     )
-    # torch leaves them uninitialised where float16 overflows in the first step, and that step is passed over.
+    # PyTorch leaves the buffers uninitialised if it skips the first step because float16 overflows.
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -97,7 +97,7 @@ def learning_rate(stage: StageConfig, step: int, steps_per_epoch: int) -> float:
 
 
 def first_and_highest_rate(stage: StageConfig, steps_per_epoch: int) -> tuple[float, float]:
-    """The base learning rate of the first step, and the highest one, which no step after the warmup has."""
+    """The base learning rate of the first step, and the highest one: it never rises after the warm-up."""
     warmup = min(math.ceil(stage.warmup_epochs * steps_per_epoch), stage.epochs * steps_per_epoch)
     rates = [learning_rate(stage, step, steps_per_epoch) for step in range(max(1, warmup))]
     return rates[0], max(rates)

@@ -1,4 +1,4 @@
-"""What a stage is run with besides its configuration, and what comes of it."""
+"""Options, inputs and results of a stage, besides its configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpce_cli.core.workspace.workspace import Workspace
 
 
 def check_shares(config: Config, stage: int, processes: int) -> None:
-    """Refuse more processes than a batch has photos to share out.
+    """Refuse more processes than photos per batch.
 
     Raises:
         ConfigError: there are more.
@@ -25,35 +25,35 @@ def check_shares(config: Config, stage: int, processes: int) -> None:
     size = config.stage(stage).batch_size
     if size < processes:
         raise ConfigError(
-            f"stage{stage}.batch_size={size} is too small for {processes} processes, of which each needs a photo; "
+            f"stage{stage}.batch_size={size} is too small for {processes} processes: each needs a photo; "
             "raise it with --set, or use fewer processes"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How, not what, to compute."""
+    """Options that do not change what a run computes, or only slightly."""
 
     device: torch.device
     workers: int
     """Processes that decode photos."""
     feature_cache: bool
-    """Take a frozen CNN's features from the cache instead of computing them from fresh crops."""
+    """Use the cached features of a frozen CNN; otherwise, compute them from new random crops."""
     fresh: bool
-    """Begin anew although there is something to continue."""
+    """Begin anew, even if there is a checkpoint."""
     checkpoint_minutes: float = 10.0
-    """The state is saved at the end of every epoch, and within it when this time has passed; 0: within it never."""
+    """Time between checkpoints within an epoch; 0: only at its end."""
     keep: int = 1
-    """States of the last epochs that are kept; 1: last.pt alone."""
+    """Number of last epochs whose checkpoints are kept; 1: only last.pt."""
     precision: Precision = "fp32"
-    """Of the networks in training and validation; weights and losses are in fp32."""
+    """Precision of the networks; weights and losses are in fp32."""
     compiled: bool = False
     """Compile the encoders for training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordTable:
-    """The words that a text encoder knows."""
+    """The words of a text encoder."""
 
     vocabulary: Vocabulary
     word_dim: int
@@ -63,7 +63,7 @@ class WordTable:
 
 @dataclass(frozen=True, kw_only=True)
 class StageJob:
-    """One stage to train, and what with."""
+    """A stage to train, with its inputs."""
 
     workspace: Workspace
     dataset: PreparedDataset
@@ -83,7 +83,7 @@ class StageJob:
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """Where a stage ended."""
+    """The result of a stage."""
 
     best: Path
     curves: Path

@@ -1,4 +1,4 @@
-"""Mixed precision and compilation of a model's parts, which the training loops need not know of."""
+"""Mixed precision and compilation of the encoders and the classifier."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _COMPILER = "inductor"
 
 
 def accelerate(model: DualEncoder, device: torch.device, precision: Precision, *, compiled: bool) -> None:
-    """Let the encoders and the classifier compute in `precision`, and the encoders be compiled for training.
+    """Make the encoders and the classifier compute in `precision`, and compile the encoders for training.
 
-    Weights stay in float32, and so does what the parts return: every loss is computed in float32. The image CNN's
-    filters are laid out as its input is (channels last).
+    Weights, embeddings and losses stay in float32. The filters of the image CNN have the memory format of its input
+    (channels last).
 
     Raises:
-        ConfigError: once they are used, if they cannot be compiled here.
+        ConfigError: at their first use, if they cannot be compiled.
     """
     model.image_encoder.backbone.to(memory_format=torch.channels_last)
     if precision == "fp32" and not compiled:

@@ -1,4 +1,4 @@
-"""What a run tells a person: how it begins, and its lines in the log."""
+"""The messages of a run: its first lines, and the lines of the log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIELDS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def log_fields(record: Mapping[str, float]) -> dict[str, str]:
-    """A record of `metrics.jsonl` as a line shows it.
+    """A record of `metrics.jsonl`, formatted for the log.
 
     >>> log_fields({"image_loss": 3.21, "text_accuracy": 0.5, "learning_rate": 0.01})
     {'image loss': '3.210', 'text accuracy': '50.0%', 'lr': '0.01'}
@@ -35,7 +35,7 @@ def log_fields(record: Mapping[str, float]) -> dict[str, str]:
 
 
 def opening_lines(job: StageJob, groups: Sequence[ParameterGroup], steps_per_epoch: int) -> Iterator[str]:
-    """What a run is about to do."""
+    """The first lines of a run: data, processes, word vectors, learning rates."""
     stage = job.settings
     yield (
         f"stage {job.number} on data set '{job.dataset.name}' (preset {job.config.preset}): "
@@ -54,9 +54,9 @@ def opening_lines(job: StageJob, groups: Sequence[ParameterGroup], steps_per_epo
 
 
 def optimisation_lines(stage: StageConfig, groups: Sequence[ParameterGroup]) -> Iterator[str]:
-    """Optimizer, schedule, and what every group of parameters learns at."""
+    """Optimizer, schedule and the learning rate of each parameter group."""
     parts = f", batches in {stage.accumulation_steps} parts" if stage.accumulation_steps > 1 else ""
-    clip = f", gradients of a norm up to {stage.clip_norm:g}" if stage.clip_norm else ""
+    clip = f", gradient norm up to {stage.clip_norm:g}" if stage.clip_norm else ""
     yield (
         f"{stage.optimizer}, base learning rate {stage.learning_rate:g}, {stage.schedule} schedule{parts}{clip}; "
         "per group:"
@@ -67,7 +67,7 @@ def optimisation_lines(stage: StageConfig, groups: Sequence[ParameterGroup]) -> 
 
 
 def validation_record(metrics: RetrievalMetrics) -> dict[str, float]:
-    """A validation as `metrics.jsonl` has it."""
+    """A validation for `metrics.jsonl`."""
     directions = {"i2t": metrics.image_to_text, "t2i": metrics.text_to_image}
     names = ("r1", "r5", "r10", "median_rank")
     return {"rsum": metrics.rsum} | {

@@ -1,4 +1,4 @@
-"""One stage in progress: what the loops of stage1.py and stage2.py call around their losses."""
+"""A running stage: the methods that the loops of stage1.py and stage2.py call around their losses."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dpce_cli.core.processes.collectives import (
     lengths,
     rank,
     share,
+    wait_for_all,
     world_size,
 )
 from dpce_cli.core.processes.environment import launcher_is_gone
@@ -43,13 +44,13 @@ _LOG_EVERY = 25
 
 
 def steps_since_log(step: int, steps_per_epoch: int) -> int:
-    """Steps since the last line of the log, which is written after every 25 steps of an epoch and at its end."""
+    """Number of steps since the last line of the log; see `StageRun.log`."""
     return step % steps_per_epoch % _LOG_EVERY
 
 
 @dataclass(kw_only=True, eq=False)
 class StageRun:
-    """One stage in progress, as `open_run` opens it; the loops call its methods in the order they stand here."""
+    """A running stage, made by `open_run`; the loops call its methods in the order in which they stand here."""
 
     job: StageJob
     state: TrainingState
@@ -57,7 +58,7 @@ class StageRun:
     validation_set: ValidationSet
     files: StageFiles
     journal: Journal | None
-    """None on all processes but process 0."""
+    """Only process 0 has one."""
     meter: Meter
     image_encoder: ImageEncoder
     """The model's, with its gradients averaged over the processes."""
@@ -66,25 +67,25 @@ class StageRun:
     stuck: StuckRanking | None
     stop: StopRequest = field(default_factory=StopRequest)
     saved: float = field(default_factory=time.monotonic)
-    """When last.pt was written last."""
+    """Time of the last checkpoint."""
     norm: float | None = None
-    """Norm of the last step's gradients, if it is logged."""
+    """Norm of the gradients of the last step; None if the log does not need it."""
     advance: Advance = field(init=False)
-    """Draws the progress; set while there are batches."""
+    """Reports the progress of the epoch; set by `batches`."""
 
     @property
     def steps_per_epoch(self) -> int:
         return self.training_set.steps_per_epoch
 
     def epochs(self) -> Iterator[int]:
-        """The epochs that are left, from 0; a stop signal is heeded at the end of the next step while they run."""
+        """The numbers of the remaining epochs, from 0. A stop signal ends the run after the next step."""
         if self.state.epochs >= self.job.settings.epochs:
             self.job.reporter.note(f"stage {self.job.number} is finished; begin anew with --fresh")
         with self.stop.listening():
             yield from range(self.state.epochs, self.job.settings.epochs)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches that are left of `epoch`; the model is in training mode, a frozen CNN is not.
+        """The remaining batches of `epoch`; the model is in training mode, a frozen CNN in eval mode.
 
         Raises:
             DataError: fewer than 2 photos of a batch can be read, or none of a process's photos.
@@ -105,25 +106,25 @@ class StageRun:
                 yield batch
 
     def parts(self, batch: Batch) -> Iterator[Batch]:
-        """The parts of a batch that pass the networks one after another, on the device."""
+        """The parts of the batch, on the device; the networks process one part after another."""
         for part in batch.parts(self.job.settings.accumulation_steps):
             self._seed(part, rank())
             yield part.to(self.job.options.device)
 
     def _seed(self, part: Batch, process: int) -> None:
-        """Let torch's own random numbers, such as dropout's, depend on step, part and process alone."""
+        """Seed PyTorch's random numbers, for example for dropout, from step, part and process."""
         further = [f"part {part.part}"] * bool(part.part) + [f"process {process}"] * bool(process)
         torch.manual_seed(derived_seed(self.job.config.seed, self.job.number, "step", self.state.step, *further))
 
     def encode_images(self, part: Batch) -> Tensor:
-        """f_img `(images, dim)` of the photos of all processes; each process computes its own photos."""
+        """f_img `(images, dim)` of all photos of the part; each process computes its own photos."""
         return gather_rows(self.image_encoder(part.images), part.counts)
 
     def encode_text(self, part: Batch) -> Tensor:
-        """f_txt `(texts, dim)` of the captions; each process computes its share."""
+        """f_txt `(texts, dim)` of all captions of the part; each process computes its share."""
         text = self._encode_share(self.text_encoder, part.token_ids)
         if world_size() > 1:
-            self._seed(part, 0)  # what follows sees the whole batch, and is the same on every process
+            self._seed(part, 0)  # from here on, all processes compute the same on the whole batch
         return text
 
     def encode_pool(self, token_ids: Tensor) -> Tensor:
@@ -138,10 +139,11 @@ class StageRun:
         return gather_rows(encoder(token_ids[share(len(token_ids))]), lengths(len(token_ids)))
 
     def backward(self, loss: Tensor, part: Batch, **values: Tensor) -> None:
-        """Add the gradients of a part's contribution to the loss of its step.
+        """Compute the gradients of one part and add them to those of the other parts.
 
         Args:
-            values: the part's contributions to the losses and accuracies that are logged.
+            loss: the part's share of the loss of the step.
+            values: the part's shares of the losses and accuracies for the log.
 
         Raises:
             TrainingError: the loss is not finite.
@@ -156,7 +158,7 @@ class StageRun:
         self.meter.add({"loss": loss, **values}, photos=len(part.rows))
 
     def step(self) -> None:
-        """Update the weights with the gradients of all parts of a step."""
+        """Update the weights with the gradients of all parts."""
         rate = self._learning_rate(self.state.step)
         self.state.step += 1
         self.meter.steps += 1
@@ -174,7 +176,7 @@ class StageRun:
         return steps_since_log(self.state.step, self.steps_per_epoch) == 0
 
     def log(self) -> None:
-        """Write the means since the last line, after every 25 steps of an epoch and at its end.
+        """Write a line to the log, after every 25 steps of an epoch and at its end.
 
         Raises:
             TrainingError: the gradients are not finite at any loss scale of float16.
@@ -206,13 +208,13 @@ class StageRun:
             self.job.reporter.warn(advice)
 
     def save_if_due(self) -> None:
-        """Write last.pt at the end of an epoch, when its time has come, and when the run is asked to stop.
+        """Write last.pt at the end of an epoch, after `checkpoint_minutes`, and when the run is asked to stop.
 
-        The epoch's end is saved before its validation, so that nothing that happens in it can cost the epoch.
+        At the end of an epoch this comes before the validation, so that a failed validation does not lose the epoch.
 
         Raises:
             TrainingError: some weights are not finite.
-            Interrupted: a person asked for it, or the process that launched this one is gone.
+            Interrupted: the user asked for it, or the launcher of this process has ended.
         """
         minutes = self.job.options.checkpoint_minutes
         late = bool(minutes) and time.monotonic() - self.saved >= 60 * minutes
@@ -230,7 +232,7 @@ class StageRun:
             raise self._interrupted()
 
     def evaluate(self) -> None:
-        """Validate, and write best.pt where the RSUM is the highest so far, or where nothing can be validated."""
+        """Validate, and write best.pt if the RSUM is the highest so far or there is no validation split."""
         epoch, reporter = self.state.epochs + 1, self.job.reporter
         if not self.validation_set:
             self._save(self.files.best)
@@ -248,10 +250,10 @@ class StageRun:
         reporter.note(f"stage {self.job.number} epoch {epoch}/{self.job.settings.epochs} {line}")
 
     def finish_epoch(self) -> None:
-        """Write last.pt with the validation's outcome, and keep the last epochs' states.
+        """Write last.pt with the result of the validation, and keep the checkpoints of the last epochs.
 
         Raises:
-            Interrupted: a person asked for it, or the process that launched this one is gone.
+            Interrupted: the user asked for it, or the launcher of this process has ended.
         """
         self.state.epochs += 1
         self._save(self.files.last)
@@ -275,6 +277,7 @@ class StageRun:
         return self.stop.made or launcher_is_gone()
 
     def _interrupted(self) -> Interrupted:
+        wait_for_all()  # a launcher stops all processes soon after the first one ends
         return Interrupted(f"stopped at step {self.state.step}; the same command continues there")
 
     def _save(self, path: Path) -> None:

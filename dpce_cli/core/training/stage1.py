@@ -26,10 +26,10 @@ def train_stage1(
     options: RunOptions,
     reporter: Reporter,
 ) -> StageResult:
-    """Train the image head, the text CNN and the shared classifier; the image CNN too where its rate is not 0.
+    """Train the image head, the text CNN and the shared classifier, and the image CNN if its learning rate is not 0.
 
-    The paper freezes the image CNN here. The released code let the batch norms of the frozen layers use the batch's
-    statistics; here a frozen CNN is in eval mode.
+    The paper freezes the image CNN in Stage I. In the released code, the batch norms of the frozen CNN use the
+    statistics of the batch; here, a frozen CNN is in eval mode.
 
     Args:
         word_vectors: initial word vectors, or None for random ones over the whole prepared vocabulary.
@@ -37,7 +37,7 @@ def train_stage1(
     Raises:
         ConfigError: a frozen CNN without pretrained weights.
         TrainingError: a loss is not finite.
-        Interrupted: a person stopped the run.
+        Interrupted: the user stopped the run.
     """
     model, words = build_model(dataset, config, word_vectors, stage=1)
     job = StageJob(
@@ -48,14 +48,14 @@ def train_stage1(
 
 
 def train(run: StageRun) -> StageResult:
-    """The epochs of Stage I that are left."""
+    """Train the remaining epochs of Stage I."""
     model, stage = run.state.model, run.job.config.stage1
     for epoch in run.epochs():
         for batch in run.batches(epoch):
             for part in run.parts(batch):
                 image, text = run.encode_images(part), run.encode_text(part)
 
-                # losses.instance_loss of both, computed for some classes at a time
+                # losses.instance_loss of images and captions, for some classes at a time
                 instance = model.instance_losses(
                     image, text, part.instance_ids, part.text_instance_ids, stage.label_smoothing
                 ).of_part(part.image_share, part.text_share)
@@ -73,12 +73,12 @@ def train(run: StageRun) -> StageResult:
 def build_model(
     dataset: PreparedDataset, config: Config, word_vectors: WordVectors | None, *, stage: int
 ) -> tuple[DualEncoder, WordTable]:
-    """A dual encoder with its initial weights, decided by `config.seed`, and the words it knows.
+    """A dual encoder with initial weights, which depend on `config.seed`, and the words of its text encoder.
 
-    Of several processes, each has its share of the classes.
+    Each of several processes has its share of the classes.
 
     Args:
-        stage: that begins with it.
+        stage: the first stage to train, 1 or 2.
 
     Raises:
         ConfigError: a frozen CNN without pretrained weights.
@@ -94,7 +94,7 @@ def build_model(
     if config.image.backbone_weights != "none":
         weights = load_backbone_weights(config.image.backbone, config.image.backbone_weights)
     generator = generator_for(config.seed, "weights")
-    torch.manual_seed(config.seed)  # torchvision draws an untrained CNN's weights from torch's own generator
+    torch.manual_seed(config.seed)  # torchvision draws the weights of an untrained CNN from PyTorch's global generator
     model = DualEncoder(
         config,
         vocabulary_size=len(words.vocabulary),
@@ -112,7 +112,7 @@ def build_model(
 
 
 def word_table(dataset: PreparedDataset, config: Config, word_vectors: WordVectors | None) -> WordTable:
-    """The words of `word_vectors`, or without them all of the prepared vocabulary's."""
+    """The words of `word_vectors`, or without word vectors the whole prepared vocabulary."""
     return WordTable(
         vocabulary=word_vectors.vocabulary if word_vectors else dataset.vocabulary,
         word_dim=word_vectors.matrix.shape[1] if word_vectors else config.model.word_dim,

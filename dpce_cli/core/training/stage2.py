@@ -33,18 +33,18 @@ def train_stage2(
     options: RunOptions,
     reporter: Reporter,
 ) -> StageResult:
-    """Train everything whose learning rate is not 0 on ranking and instance losses.
+    """Train with ranking and instance losses everything whose learning rate is not 0.
 
-    The Flickr30k script in the released code has a ranking weight of 0, against the paper's text; the presets follow
-    the paper.
+    In the released code, the script for Flickr30k has a ranking weight of 0, unlike the paper; the presets follow the
+    paper.
 
     Args:
         first: Stage I's best checkpoint.
 
     Raises:
-        CheckpointError: Stage I was imported: the classes of its classifier are other images.
+        CheckpointError: Stage I was imported, so its classes are other images.
         TrainingError: a loss is not finite.
-        Interrupted: a person stopped the run.
+        Interrupted: the user stopped the run.
     """
     if first.step == 0:
         raise CheckpointError(
@@ -83,7 +83,7 @@ def train_in_one_stage(
     options: RunOptions,
     reporter: Reporter,
 ) -> StageResult:
-    """Stage II from untrained encoders, to compare with: the paper trains in two stages (Zheng et al. 2020, 4.3).
+    """Stage II from untrained encoders, for comparison: the paper trains in two stages (Zheng et al. 2020, 4.3).
 
     Args:
         word_vectors: as in `train_stage1`.
@@ -91,7 +91,7 @@ def train_in_one_stage(
     Raises:
         ConfigError: a frozen CNN without pretrained weights.
         TrainingError: a loss is not finite.
-        Interrupted: a person stopped the run.
+        Interrupted: the user stopped the run.
     """
     model, words = build_model(dataset, config, word_vectors, stage=2)
     job = StageJob(
@@ -102,7 +102,7 @@ def train_in_one_stage(
 
 
 def train(run: StageRun) -> StageResult:
-    """The epochs of Stage II that are left."""
+    """Train the remaining epochs of Stage II."""
     model, stage = run.state.model, run.job.config.stage2
     triplets = _TRIPLETS[stage.negatives]
     for epoch in run.epochs():
@@ -115,7 +115,7 @@ def train(run: StageRun) -> StageResult:
 
                 similarities = triplets(model.ranking_embeddings(image), model.ranking_embeddings(text), part)
                 rank_loss = part.text_share * ranking_loss(*similarities, stage.margin)
-                # losses.instance_loss of both, computed for some classes at a time
+                # losses.instance_loss of images and captions, for some classes at a time
                 instance = model.instance_losses(
                     image, text, part.instance_ids, part.text_instance_ids, stage.label_smoothing
                 ).of_part(part.image_share, part.text_share)
@@ -137,7 +137,7 @@ def train(run: StageRun) -> StageResult:
 def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) -> Batch:
     """Keep the captions of the first half of the photos, the queries, and add each query's hardest caption of the pool.
 
-    The second half of the photos are the negative images; the pool is embedded in eval mode and without gradients.
+    The second half of the photos are the negative images. The pool is embedded in eval mode, without gradients.
     """
     half = len(batch.instance_ids) // 2
     own = batch.image_of_text < half
@@ -159,7 +159,7 @@ def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) 
 def _pool_triplets(image: Tensor, text: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Similarities of the positive pairs, to the pool's captions, and to the photos of the other half.
 
-    A photo of the query's own identity is no negative: its similarity is -inf, which no margin reaches.
+    A photo of the query's identity is not a negative: with a similarity of -inf, its hinge is 0.
     """
     half = len(image) // 2
     same = batch.instance_ids[:half] == batch.instance_ids[half : 2 * half]
@@ -180,7 +180,7 @@ def _random_triplets(image: Tensor, text: Tensor, batch: Batch) -> tuple[Tensor,
 
 
 def _triplets(similarity: Tensor, chosen: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Similarities of each caption's pair and negatives; -inf, which no margin reaches, where there is no negative."""
+    """Similarities of each caption's pair and negatives; -inf if there is no negative, so that the hinge is 0."""
     negative_text, negative_image = chosen
     owner, column = batch.image_of_text, torch.arange(similarity.shape[1], device=similarity.device)
     wrong = similarity.masked_fill(batch.instance_ids[:, None] == batch.text_instance_ids, -torch.inf)
@@ -191,5 +191,5 @@ _TRIPLETS = {"hardest_in_batch": _batch_triplets, "hardest_in_pool": _pool_tripl
 
 
 def word_table(first: Checkpoint) -> WordTable:
-    """The words of Stage I's model, which Stage II keeps."""
+    """The words of the Stage I model; Stage II keeps them."""
     return WordTable(vocabulary=first.vocabulary, word_dim=first.word_dim, source=first.word_vectors)

@@ -1,4 +1,4 @@
-"""The models that a stage keeps: the last state, the best model, and states of the last epochs."""
+"""The checkpoints of a stage: last.pt, best.pt and those of the last epochs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dpce_cli.core.storage.locks import exclusive
 
 
 class StageFiles:
-    """The files of a stage, but for its journal.
+    """The files of a stage, without its log.
 
-    An epoch's file is another name of what was last.pt at its end. Copied over last.pt, it takes the run back there.
+    The file of an epoch is last.pt as it was at the end of the epoch. To go back there, copy it over last.pt.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,15 +31,15 @@ class StageFiles:
         return exclusive(self.folder / "lock", busy)
 
     def epochs(self) -> list[Path]:
-        """The epochs' files, in the order in which they were written."""
+        """The files of the epochs, in the order in which they were written."""
         return sorted(self.folder.glob("epoch-*.pt"), key=lambda path: path.stat().st_mtime_ns)
 
     def existing(self) -> list[Path]:
-        """Those that are there."""
+        """The files that exist."""
         return [path for path in (self.last, self.best, self.curves) if path.is_file()] + self.epochs()
 
     def keep_last(self, epoch: int, keep: int) -> None:
-        """Keep last.pt as that of `epoch` (from 1), and the files of the `keep` epochs that were written last.
+        """Keep last.pt as the file of `epoch` (from 1), and remove all but the newest `keep` of these files.
 
         Raises:
             WorkspaceError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""What a run changes as it trains; saved and continued with any number of processes.
+"""The state of a run: save it and load it, with any number of processes.
 
 A checkpoint has the weights, the optimizer's state, float16's loss scale, the finished steps and the configuration.
 Nothing else is needed: learning rates, the order of photos, crops, captions and dropout follow from seed and step.
@@ -25,19 +25,19 @@ from dpce_cli.core.training.updates import Updater
 from dpce_cli.core.workspace.checkpoint import Checkpoint, check_belongs, load_checkpoint, save_checkpoint
 
 _MAY_CHANGE = ("learning_rate", "clip_norm")
-"""Settings of a stage that a run may continue with changed: a lower rate saves a run that diverged."""
+"""A run may continue with other values of these settings: a lower learning rate saves a run that diverged."""
 
 
 @dataclass
 class TrainingState:
-    """Weights, optimizer, and how far the training is."""
+    """Weights, optimizer and progress."""
 
     model: DualEncoder
     updater: Updater
     step: int = 0
-    """Finished steps."""
+    """Number of finished steps."""
     epochs: int = 0
-    """Finished epochs, with their validation."""
+    """Number of finished epochs, including their validation."""
     best: dict[str, float] = field(default_factory=dict)
     """"rsum" and "epoch" of the best validation; empty before the first."""
 
@@ -51,18 +51,20 @@ def save_state(
     unlogged: dict[str, Tensor],
     resumable: bool,
 ) -> None:
-    """Let process 0 write the whole model; every process calls this.
+    """Write a checkpoint of the whole model: process 0 writes, but every process must call this.
 
     Args:
-        unlogged: sums of the values that metrics.jsonl has no record of yet.
-        resumable: write what training needs to go on from here, too.
+        unlogged: sums of the values that are not yet in metrics.jsonl.
+        resumable: also write what training needs to continue.
 
     Raises:
         WorkspaceError: it cannot be written; what was at `path` stays.
     """
     model, optimizer = state.model.state_dict(), state.updater.optimizer.state_dict() if resumable else {}
     if optimizer:
-        optimizer["state"] = {index: dict(values) for index, values in optimizer["state"].items()}  # not the live one
+        optimizer["state"] = {
+            index: dict(values) for index, values in optimizer["state"].items()
+        }  # a copy: gathering replaces tensors
     for tensors, key in _class_tensors(state, model, optimizer):
         tensors[key] = gather_to_first(tensors[key], job.dataset.instances)
     if rank():
@@ -94,7 +96,7 @@ def save_state(
 
 
 def resume(job: StageJob, state: TrainingState, files: StageFiles) -> Checkpoint:
-    """Take over what last.pt holds, on every process; returns it for what `check_same_photos` and the log need.
+    """Load last.pt into `state`, on every process; returns the checkpoint.
 
     Raises:
         CheckpointError: it cannot be read, or was begun with other settings, data or models.
@@ -143,7 +145,7 @@ def resume(job: StageJob, state: TrainingState, files: StageFiles) -> Checkpoint
 
 
 def check_same_photos(checkpoint: Checkpoint, training_set: TrainingSet, job: StageJob, files: StageFiles) -> None:
-    """Refuse to continue where other photos can be used than before: order and schedule would be others.
+    """Refuse to continue with another list of usable photos: it would change the order and the schedule.
 
     Raises:
         CheckpointError: a photo can be read now that could not before, or the other way round.
@@ -162,7 +164,7 @@ def check_same_photos(checkpoint: Checkpoint, training_set: TrainingSet, job: St
 def _class_tensors(
     state: TrainingState, model: dict[str, Tensor], optimizer: dict[str, Any]
 ) -> Iterator[tuple[dict[Any, Tensor], Any]]:
-    """Where in the state dicts the tensors are of which each process holds the rows of its classes only."""
+    """The tensors of the state dicts of which each process has only the rows of its classes."""
     if world_size() == 1:
         return
     learning = [parameter for group in state.updater.optimizer.param_groups for parameter in group["params"]]

@@ -1,4 +1,4 @@
-"""Gradients of a step's parts: summed, clipped, and applied to the weights."""
+"""Sum the gradients of the parts of a step, clip them and update the weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dpce_cli.core.training.precision import Precision
 
 
 def all_finite(values: Iterable[Tensor]) -> bool:
-    """Whether all numbers are; their sums tell, and take no memory."""
+    """Whether all numbers are finite; sums them, which takes no memory."""
     return all(bool(value.sum().isfinite()) for value in values)
 
 
 class Updater:
-    """Sums the gradients of a step's parts, clips them, and lets the optimizer take the step.
+    """Sums the gradients of the parts of a step, clips them and updates the weights.
 
     Args:
-        clip_norm: largest total L2 norm of the gradients; 0 lets any pass.
-        precision: with "fp16", losses are scaled so that gradients do not vanish in it; steps whose gradients overflow
-            are passed over and the scale is halved (Micikevicius et al. 2018, section 3.2).
-        shared_out: parameters of which each process holds a part.
+        clip_norm: largest L2 norm of all gradients together; 0: no limit.
+        precision: with "fp16", losses are scaled so that gradients do not vanish. A step whose gradients overflow is
+            skipped, and the scale is halved (Micikevicius et al. 2018, section 3.2).
+        shared_out: parameters of which each process has a part.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class Updater:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a part's loss to those of the parts before."""
+        """Compute the gradients of one part and add them to those of the other parts."""
         self.scaler.scale(loss).backward()
 
     def step(self, rate: float, *, measure: bool) -> float | None:
-        """Update the weights, with `rate` times each group's multiplier as its learning rate.
+        """Update the weights; the learning rate of each group is `rate` times its multiplier.
 
         Returns:
-            The total norm of the gradients before clipping, where `measure` asks for it.
+            The norm of all gradients before clipping, if `measure` is true.
         """
         set_learning_rate(self.optimizer, rate)
         norm = None
@@ -78,7 +78,7 @@ class Updater:
         return float((squares[~is_own].sum() + sum_in_place(squares[is_own].sum())).sqrt())
 
     def _agree_on_overflow(self) -> None:
-        """Let all processes pass over a step that one passes over: their own parts alone may differ in that."""
+        """Skip the step on all processes if it overflows on one: only their own parameters can differ."""
         own = [parameter.grad for parameter in self.shared_out if parameter.grad is not None]
         (overflow,) = any_process(not all_finite(own))
         if overflow:
@@ -87,11 +87,11 @@ class Updater:
 
     @property
     def scale(self) -> float:
-        """What losses are multiplied by before their gradients are taken; 1 but with "fp16"."""
+        """The factor on the loss before its gradients are computed; 1 except with "fp16"."""
         return self.scaler.get_scale()
 
     def state(self) -> dict[str, Any]:
-        """The loss scale and what decides its next change; empty but with "fp16"."""
+        """State dict of the loss scale; empty except with "fp16"."""
         return self.scaler.state_dict()
 
     def load_state(self, state: dict[str, Any]) -> None:

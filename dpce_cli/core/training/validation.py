@@ -21,20 +21,19 @@ from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.feature_cache import cached_features
 from dpce_cli.core.workspace.workspace import Workspace
 
-# Placements that a caption is averaged over here. The test protocol takes all, about 20, at five times the cost.
+# Placements per caption. The test protocol averages over all of them, about 20, and takes five times as long.
 _PLACEMENTS = 4
 _BATCH = 32
 
 
 class ValidationSet:
-    """The photos and captions of the validation split; false where there is none.
+    """The photos and captions of the validation split; false if the split is empty.
 
-    Compares embeddings of the photos' central crops, whatever `image.test_view` says: several times as fast as those of
-    whole photos.
+    Uses central crops, whatever `image.test_view` is: they are several times as fast as whole photos.
 
     Args:
         encoder: its CNN computes the cached features.
-        cache: where the features of a frozen CNN are kept; None reads photos.
+        cache: workspace with the cached features of a frozen CNN; with None, photos are read.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class ValidationSet:
                 cache, dataset, encoder, config.image, split="val", workers=workers, reporter=reporter
             )
         if not self.images:
-            reporter.warn("no validation split: the last epoch's model counts as the best")
+            reporter.warn("no validation split: the model of the last epoch is taken as the best")
 
     def __bool__(self) -> bool:
         return bool(self.images)
@@ -67,8 +66,8 @@ class ValidationSet:
     def evaluate(self, model: DualEncoder) -> RetrievalMetrics:
         """Retrieval among the validation photos that can be read and their captions.
 
-        Where photos carry an identity, any photo of a caption's identity is a hit, as in testing; in the other
-        direction, a photo's own captions alone are.
+        If photos have identities, every photo of the caption's identity is a hit in text-to-image, as in testing; in
+        image-to-text, only the photo's own captions are.
 
         Raises:
             DataError: no photo can be read.

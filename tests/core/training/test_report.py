@@ -43,5 +43,5 @@ def test_a_run_begins_with_what_every_group_learns_at() -> None:
     ]
     first = next(iter(optimisation_lines(replace(stage, accumulation_steps=4, clip_norm=2.0), [])))
     assert first == (
-        "sgd, base learning rate 0.1, steps schedule, batches in 4 parts, gradients of a norm up to 2; per group:"
+        "sgd, base learning rate 0.1, steps schedule, batches in 4 parts, gradient norm up to 2; per group:"
     )

@@ -284,7 +284,7 @@ def test_without_a_validation_split_the_last_model_is_the_best(tmp_path: Path, p
     images = [image for image in tiny_images(photos) if image.split != "val"]
     prepare(workspace, photos, images, stage1.config)
     result = train(workspace, 1, stage1.config, reporter=reporter)
-    assert reporter.warnings == ["no validation split: the last epoch's model counts as the best"]
+    assert reporter.warnings == ["no validation split: the model of the last epoch is taken as the best"]
     assert result.validation == {}
     best, last = checkpoint(workspace, 1, "best"), checkpoint(workspace, 1, "last")
     assert best.step == last.step == EPOCHS * STEPS

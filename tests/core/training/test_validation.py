@@ -137,4 +137,4 @@ def test_a_data_set_without_a_validation_split_is_false(
     without = replace(dataset, images=tuple(image for image in dataset.images if image.split != "val"))
     assert validation_set(dataset, model, reporter)
     assert not validation_set(without, model, reporter)
-    assert reporter.warnings == ["no validation split: the last epoch's model counts as the best"]
+    assert reporter.warnings == ["no validation split: the model of the last epoch is taken as the best"]
