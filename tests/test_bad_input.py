@@ -137,7 +137,7 @@ def test_captions_of_unknown_words_and_of_500_words_are_survived(tmp_path: Path)
     succeed("build-word2vec", workspace=workspace)
     succeed("train-stage1", "--workers", "0", workspace=workspace)
     extracted = succeed("extract-features", "--workers", "0", workspace=workspace)
-    assert extracted.warnings == ["Warning: 2 of 3 captions have no known word; they are embedded as blanks"]
+    assert extracted.warnings == ["Warning: 2 of 3 test captions have no known word; they are embedded as blanks"]
     assert json.loads(succeed("eval", "--json", workspace=workspace).stdout)["text_to_image"]["queries"] == 3
 
 
