@@ -28,6 +28,8 @@ COMMANDS = [
     "retrieve",
     "export",
     "encode",
+    "index",
+    "galleries",
 ]
 
 

@@ -83,7 +83,7 @@ class ConsoleReporter(Reporter):
 
 
 def build_reporter() -> Reporter:
-    """One that draws; of several processes that work on one thing, one draws."""
+    """A reporter that draws in the main process, and is silent in the others."""
     return ConsoleReporter() if is_main_process() else Reporter()
 
 

@@ -104,7 +104,7 @@ def _by_identity(store: FeatureStore) -> Evaluation:
 
 
 def _numbered(identities: Sequence[str]) -> torch.Tensor:
-    """A number for each identity; an image without one ("") is the only one of its own."""
+    """Each image's identity as a number; an image without an identity ("") gets a number of its own."""
     numbers: dict[str | int, int] = {}
     return torch.tensor(
         [numbers.setdefault(identity or image, len(numbers)) for image, identity in enumerate(identities)]

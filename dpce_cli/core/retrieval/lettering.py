@@ -94,7 +94,7 @@ class Lettering:
         return [("".join(letters), self._font(path, size)) for path, letters in parts]
 
     def _font_file(self, text: str) -> Path | None:
-        """The preferred font that has all letters of a text; None is Pillow's own, and none."""
+        """The first font that has all letters of a text; None for ASCII, which Pillow's own font has, and if no font has."""
         if text.isascii():
             return None
         return next((path for path, letters in self._letters_of.items() if letters.issuperset(text)), None)
@@ -106,7 +106,7 @@ class Lettering:
 
 
 def _drawable(text: str) -> str:
-    """Text without what has no form of its own: control characters become blanks, bytes of no text a sign."""
+    """Text without invisible characters. Control characters become blanks; undecodable bytes become a sign."""
     kinds = ((letter, unicodedata.category(letter)) for letter in text)
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if kind == "Cs" else letter if letter.isprintable() else " "
@@ -116,7 +116,7 @@ def _drawable(text: str) -> str:
 
 
 def _fonts_with(letters: set[str]) -> dict[Path, set[str]]:
-    """Fonts in the order of preference, each with those of `letters` that it has; as few as have all that any has."""
+    """The fewest fonts that together have all letters which any font has, best first, each with its part of `letters`."""
     import matplotlib
 
     bundled = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
@@ -127,7 +127,7 @@ def _fonts_with(letters: set[str]) -> dict[Path, set[str]]:
         for path in sorted(system_fonts()):
             others[path] = _coverage(path, letters)
     while others:
-        # That with the most letters which are still missing, then an upright one without serifs.
+        # The font with the most missing letters comes next; of equal ones, an upright one without serifs.
         best = max(others, key=lambda path: (len(others[path][0] & missing), others[path][1]))
         if not others[best][0] & missing:
             break

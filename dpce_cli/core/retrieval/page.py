@@ -18,7 +18,7 @@ from dpce_cli.core.retrieval.thumbnails import Thumbnails
 from dpce_cli.core.storage.files import replacing
 
 MAX_HITS = 1000
-"""A page with more photos would be larger than what can be sent or opened with ease."""
+"""A page with more photos is too large to send or to open easily."""
 _THUMBNAIL = 480
 
 _STYLE = """
@@ -100,7 +100,7 @@ style-src 'sha256-{style_hash}'; base-uri 'none'; form-action 'none'">
 
 
 def _text(text: str) -> str:
-    """Text for HTML; what cannot be seen becomes a visible escape, lest it hides or turns around what follows."""
+    """Text for HTML. Invisible characters become escapes, because they can hide or reverse the text after them."""
     return escape(visible(" ".join(text.split())))
 
 

@@ -14,7 +14,7 @@ from dpce_cli.core.retrieval.thumbnails import Thumbnails
 from dpce_cli.core.storage.files import replacing
 
 MAX_HITS = 100
-"""A sheet with more would take gigabytes of memory to draw."""
+"""A sheet with more photos takes gigabytes of memory to draw."""
 
 FEWEST_COLUMNS, MOST_COLUMNS = 3, 5
 TILE = 280
