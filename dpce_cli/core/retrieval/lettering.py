@@ -94,7 +94,7 @@ class Lettering:
         return [("".join(letters), self._font(path, size)) for path, letters in parts]
 
     def _font_file(self, text: str) -> Path | None:
-        """The first font that has all letters of a text; None for ASCII, which Pillow's own font has, and if no font has."""
+        """The first font that has all letters of a text. None stands for Pillow's own font, or for no such font."""
         if text.isascii():
             return None
         return next((path for path, letters in self._letters_of.items() if letters.issuperset(text)), None)
@@ -116,7 +116,7 @@ def _drawable(text: str) -> str:
 
 
 def _fonts_with(letters: set[str]) -> dict[Path, set[str]]:
-    """The fewest fonts that together have all letters which any font has, best first, each with its part of `letters`."""
+    """Few fonts that together have all letters which any font has, best first, each with its part of `letters`."""
     import matplotlib
 
     bundled = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
