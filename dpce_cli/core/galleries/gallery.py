@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpce_cli.core.errors import QueryError, WorkspaceError
+from dpce_cli.core.galleries.approximate import WORTHWHILE, nearest, open_index
 from dpce_cli.core.galleries.catalogue import About, Catalogue, Rows, generation
 from dpce_cli.core.retrieval.hits import Filters, Hit, Kind, with_relevance
 from dpce_cli.core.retrieval.relevance import Relevance
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 2**14
 """Embeddings that are compared at a time: bounds memory, whatever the size of the gallery."""
+_FINALISTS = 256
+"""Rows that FAISS finds, to be compared exactly."""
 _NEAR_DUPLICATE = 0.98
 """Cosine similarity from which `unique` takes two items for the same."""
 Vector = npt.NDArray[np.float32]
@@ -60,6 +63,7 @@ class Gallery:
                 "with --model, or run 'dpce index FOLDER --rebuild'"
             )
         self._mapped: tuple[Path, Rows] | None = None
+        self._opened: tuple[Path, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -83,33 +87,55 @@ class Gallery:
         """
         if top_k < 1:
             raise QueryError(f"--top-k {top_k}: ask for at least 1 result")
-        vector, filters = self._embedded(query), self.filters
+        vector = self._embedded(query)
         curve = self._relevance() if vector[-1] else None
+        return with_relevance(self._nearest(vector, top_k), curve)
+
+    def _nearest(self, vector: Vector, top_k: int) -> list[Hit]:
         with closing(open_gallery(self.folder)) as catalogue, catalogue.snapshot() as database:
             embeddings = self._embeddings(catalogue)
-            where, values = _conditions(catalogue, filters)
+            where, values = _conditions(catalogue, self.filters)
+            if not values and (index := self._index(catalogue, len(embeddings))) is not None:
+                finalists = nearest(index, embeddings, vector, max(_FINALISTS, 16 * top_k))
+                # The last of them may lack better rows in lists that were not looked into.
+                best = finalists[: len(finalists) // 4]
+                hits = self._hits(database, embeddings, best, top_k, where, values)
+                if len(hits) == top_k:  # else many of the best are gone, or nearly the same
+                    return hits
             rows = _rows(database, where, values) if values else None
-            hits: list[Hit] = []
-            shown: list[Vector] = []
-            for row, score in _ranked(embeddings, rows, vector):
-                items = database.execute(
-                    "SELECT roots.path, items.path, date, checksum FROM contents JOIN items ON content = contents.id "
-                    f"JOIN roots ON roots.id = root WHERE row = ? AND {where} ORDER BY root, items.path",
-                    [row, *values],
-                ).fetchall()
-                embedding = embeddings[row]
-                if not items or zlib.crc32(embedding.tobytes()) != items[0][3]:
-                    continue  # gone, or damaged on the disk
-                if filters.unique:
-                    if any(float(embedding[:-1] @ other[:-1]) >= _NEAR_DUPLICATE for other in shown):
-                        continue
-                    shown.append(embedding)
-                    items = items[:1]
-                for root, path, taken, _ in items:
-                    hits.append(self._hit(len(hits) + 1, score, root, path, taken))
-                    if len(hits) == top_k:
-                        return with_relevance(hits, curve)
-        return with_relevance(hits, curve)
+            return self._hits(database, embeddings, _ranked(embeddings, rows, vector), top_k, where, values)
+
+    def _hits(
+        self,
+        database: sqlite3.Connection,
+        embeddings: Rows,
+        ranked: Iterable[tuple[int, float]],
+        top_k: int,
+        where: str,
+        values: list[Any],
+    ) -> list[Hit]:
+        """The first `top_k` items of rows in their order, without what is gone or damaged."""
+        hits: list[Hit] = []
+        shown: list[Vector] = []
+        for row, score in ranked:
+            items = database.execute(
+                "SELECT roots.path, items.path, date, checksum FROM contents JOIN items ON content = contents.id "
+                f"JOIN roots ON roots.id = root WHERE row = ? AND {where} ORDER BY root, items.path",
+                [row, *values],
+            ).fetchall()
+            embedding = embeddings[row]
+            if not items or zlib.crc32(embedding.tobytes()) != items[0][3]:
+                continue  # gone, or damaged on the disk
+            if self.filters.unique:
+                if any(float(embedding[:-1] @ other[:-1]) >= _NEAR_DUPLICATE for other in shown):
+                    continue
+                shown.append(embedding)
+                items = items[:1]
+            for root, path, taken, _ in items:
+                hits.append(self._hit(len(hits) + 1, score, root, path, taken))
+                if len(hits) == top_k:
+                    return hits
+        return hits
 
     def _relevance(self) -> Relevance | None:
         """What turns the scores of items of the other kind than the query into percent, if it is known."""
@@ -117,6 +143,14 @@ class Gallery:
         if not known or not self.about.corrects_hubs:
             return None
         return known.text_to_image if self.about.kind == "photos" else known.image_to_text
+
+    def _index(self, catalogue: Catalogue, count: int) -> Any | None:
+        """FAISS's index, where the gallery is large enough for it."""
+        if count < WORTHWHILE:
+            return None
+        if self._opened is None or self._opened[0] != catalogue.folder:
+            self._opened = catalogue.folder, open_index(catalogue.folder)
+        return self._opened[1]
 
     def _embedded(self, query: str | Path | Image.Image | Vector) -> Vector:
         """The embedding of a query, and 1 where hubs are to be corrected: among items of the other kind."""

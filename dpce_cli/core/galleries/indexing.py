@@ -21,6 +21,7 @@ from dpce_cli.core.data.loading import read_views, stop_without_launcher
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.errors import DataError, WorkspaceError
+from dpce_cli.core.galleries.approximate import update_index
 from dpce_cli.core.galleries.catalogue import (
     About,
     Catalogue,
@@ -351,6 +352,8 @@ class _Indexer:
 
     def finish(self) -> IndexResult:
         """Have searches use what was made."""
+        catalogue = self.catalogue
+        update_index(catalogue.folder, catalogue.embeddings(catalogue.row_count()), self._reporter)
         if generation(self._folder) != self.catalogue.folder:
             make_current(self.catalogue.folder)
             remove_other_generations(self.catalogue.folder)
