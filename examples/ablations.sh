@@ -33,8 +33,7 @@ cache=$(cd "$workspace/$dataset/cache" && pwd)
 # The settings for each stage; Stage II takes only its own, because Stage I has determined the others.
 stage1=(dpce train-stage1) stage2=(dpce train-stage2)
 for setting in "$@"; do
-    stage1+=(--set "$setting")
-    if [[ $setting == stage2.* ]]; then stage2+=(--set "$setting"); fi
+    if [[ $setting == stage2.* ]]; then stage2+=(--set "$setting"); else stage1+=(--set "$setting"); fi
 done
 
 # Each run has its own workspace; the features of a frozen image CNN are shared.
@@ -51,7 +50,7 @@ in_one_stage() {
     local setting arguments=()
     while read -r setting; do
         arguments+=(--set "$setting")
-    done < <(echo "$settings"; grep '^stage1\.' <<<"$settings" | grep -Ev "$2" | sed 's/^stage1/stage2/')
+    done < <(grep -v '^stage1\.' <<<"$settings"; grep '^stage1\.' <<<"$settings" | grep -Ev "$2" | sed 's/^stage1/stage2/')
     "$VIRTUAL_ENV/bin/dpce" train-stage2 --workspace "$runs/$1" --from-scratch "${arguments[@]}" "${@:3}"
 }
 
@@ -78,7 +77,7 @@ done
     "${stage2[@]}" --workspace "$runs/ranking" --set stage2.image_weight=0 --set stage2.text_weight=0
     "${stage1[@]}" --workspace "$runs/no-shift" --no-position-shift
     "${stage1[@]}" --workspace "$runs/random-words" --no-word-vectors
-    settings=$("${stage1[@]}" --workspace "$runs/stage1" --show-config | grep '^[a-z0-9_.]*=')
+    settings=$("${stage2[@]}" --workspace "$runs/both" --show-config | grep '^[a-z0-9_.]*=')
     epochs=$(sed -n 's/^stage[12]\.epochs=//p' <<<"$settings" | paste -sd + -)
     in_one_stage stage1-ranking '_weight=' --set stage2.image_weight=0 --set stage2.text_weight=0
     in_one_stage one-stage '_weight=|multipliers' --set "stage2.epochs=$((epochs))"
