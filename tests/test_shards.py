@@ -59,7 +59,7 @@ def folder(shards: Path) -> Path:
 def results(root: Path, dataset: str, workspace: Path, *arguments: str) -> dict[str, Any]:
     """What all commands compute, from preparation to search."""
     prepared = succeed(
-        "prepare-vocab", dataset, "--root", root, "--name", "scenes", *SMALL, *arguments, workspace=workspace
+        "prepare-vocab", dataset, "--root", root, "--name", "streets", *SMALL, *arguments, workspace=workspace
     )
     assert prepared.warnings == []
     assert [row.split()[:3] for row in prepared.stdout.splitlines()[2:]] == [
@@ -70,7 +70,7 @@ def results(root: Path, dataset: str, workspace: Path, *arguments: str) -> dict[
         succeed(command, "--workers", "0", workspace=workspace)
     store = load_feature_store(Workspace(workspace).features_path("test"))
     measured = json.loads(succeed("eval", "--json", workspace=workspace).stdout)
-    assert measured.pop("dataset") == "scenes"
+    assert measured.pop("dataset") == "streets"
     sheet = workspace / "sheet.png"
     query = ("--query", "a red car", "--sheet", sheet)
     return {
@@ -97,8 +97,8 @@ def test_shards_give_what_the_same_photos_give_as_files(tmp_path: Path, shards: 
         arguments += [word for key in (*frozen, f"image.backbone_weights={weights}") for word in ("--set", key)]
     stored = results(shards, "webdataset", tmp_path / "stored", *arguments)
     assert stored == results(folder, "folder", tmp_path / "loose", *arguments)
-    assert (tmp_path / "stored" / "scenes" / "cache").is_dir() == (kind == "cache")
-    assert bool(list((tmp_path / "stored" / "scenes").glob("photos-*"))) == (kind == "resized")
+    assert (tmp_path / "stored" / "streets" / "cache").is_dir() == (kind == "cache")
+    assert bool(list((tmp_path / "stored" / "streets").glob("photos-*"))) == (kind == "resized")
 
 
 def test_shards_that_were_written_again_are_told_to_be_prepared_again(tmp_path: Path, shards: Path) -> None:

@@ -98,9 +98,15 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    """Whether another process has this id. This process's own id does not count: containers use the same ids again."""
+    """Whether another process has this id. This process's own id does not count: containers use the same ids again.
+
+    A killed process whose parent has not asked for its end yet (Linux's state Z) runs no more.
+    """
     if process == os.getpid():
         return False
+    with suppress(OSError):
+        if Path(f"/proc/{process}/stat").read_bytes().rpartition(b") ")[2].startswith(b"Z"):
+            return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -356,7 +356,7 @@ def test_a_description_that_lists_other_files_is_refused(
     ("key", "value", "reason"),
     [
         ("embedding_dim", 10**15, "expected torch.float32"),
-        ("embedding_dim", 10**30, "sizes of no network"),
+        ("embedding_dim", 10**30, "expected a number below 2^63"),
         ("embedding_dim", 17, "expected torch.float32"),
         ("text_width", 1e300, "sizes of no network"),
         ("text_blocks", [10**9], "text_blocks with 1 to 4 numbers from 1 to 100); export the model again"),

@@ -77,6 +77,17 @@ def test_temporary_files_of_killed_processes_are_deleted_and_those_of_running_on
     assert sorted(os.listdir(tmp_path)) == sorted(["a.json", running, elsewhere, ".mine.tmp"])
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_temporary_files_of_processes_that_ended_unnoticed_are_deleted(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:  # its end is asked for when the block is left
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        left = tmp_path / f".a.json.{platform.node()}.{ended.pid}.dpce.tmp"
+        left.touch()
+        with replacing(tmp_path / "b.json") as temporary:
+            temporary.write_text("")
+    assert not left.exists()
+
+
 def test_a_folder_is_replaced_as_a_whole_when_the_block_ends_well(tmp_path: Path) -> None:
     folder = tmp_path / "new folder" / "model"
     for names in (["a", "b"], ["c"]):

@@ -175,7 +175,7 @@ def test_a_lock_is_not_inherited_by_worker_processes(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(WorkspaceError, match=r"file/\.test\.h5\.lock: cannot be written .*--workspace"),
+        pytest.raises(WorkspaceError, match=r"file/\.test\.h5\.lock: cannot be written .*check the path, then run"),
         open_or_resume(tmp_path / "file" / "test.h5", **LAYOUT),
     ):
         pass
