@@ -22,8 +22,8 @@ WORTHWHILE = 200_000
 _STALE = 0.1
 """Share of the rows that may be missing in the index; a search compares the query with each of them."""
 _TRAINING_ROWS_PER_LIST = 40
-_PROBED = 1 / 16
-"""Share of the lists that a search looks into."""
+_RECALL, _SAMPLE = 0.99, 64
+"""Share of the 10 nearest rows that a search has to find, on average over so many rows of the gallery as queries."""
 _BLOCK = 2**14
 
 
@@ -56,8 +56,29 @@ def update_index(folder: Path, embeddings: Rows, reporter: Reporter) -> None:
             block = np.nan_to_num(embeddings[start : start + _BLOCK])
             index.add(block)
             advance(len(block))
+        _choose_probed_lists(index, embeddings)
         with replacing(folder / FILE) as temporary:
             faiss.write_index(index, str(temporary))
+
+
+def _choose_probed_lists(index: Any, embeddings: Rows) -> None:
+    """Have searches look into as few lists as the recall allows, which depends on the photos and on the model.
+
+    Rows serve as queries, corrected for hubs (see `core.galleries.catalogue`): for real photos and captions it takes
+    about as many lists to find the neighbours of a photo as those of a caption.
+    """
+    queries = embeddings[np.sort(np.random.default_rng(1).choice(len(embeddings), _SAMPLE, replace=False))]
+    queries[:, -1] = 1
+
+    def answers(lists: int) -> list[set[int]]:
+        index.nprobe = lists  # is stored with the index
+        return [{row for row, _ in nearest(index, embeddings, query, 256)[:10]} for query in queries]
+
+    exact = answers(index.nlist)
+    for part in (64, 32, 16, 8, 4, 2, 1):
+        found = answers(max(1, index.nlist // part))
+        if sum(len(a & b) for a, b in zip(found, exact, strict=True)) >= _RECALL * sum(map(len, exact)):
+            return
 
 
 def open_index(folder: Path) -> Any | None:
@@ -68,11 +89,9 @@ def open_index(folder: Path) -> Any | None:
     try:
         import faiss
 
-        index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     except (ImportError, RuntimeError):  # damaged: made again by the next run of the indexer
         return None
-    index.nprobe = max(1, int(index.nlist * _PROBED))
-    return index
 
 
 def nearest(index: Any, embeddings: Rows, vector: Rows, count: int) -> list[tuple[int, float]]:

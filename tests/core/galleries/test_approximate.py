@@ -69,6 +69,22 @@ def test_nearly_all_of_the_ten_nearest_are_found(large: Path) -> None:
     assert np.mean([len({*a} & {*e.tolist()}) / 10 for a, e in zip(answers, exact, strict=True)]) >= 0.98
 
 
+def test_harder_rows_have_searches_look_into_more_lists(large: Path) -> None:
+    index(large)
+    easy = open_index(large / "generation-1")
+    hard = np.random.default_rng(5).normal(size=(ROWS, DIM + 1)).astype(np.float32)
+    (large / "hard").mkdir()
+    update_index(large / "hard", hard, Reporter())
+    made = open_index(large / "hard")
+
+    assert easy is not None
+    assert made is not None
+    assert easy.nprobe < made.nprobe
+    found = [{row for row, _ in nearest(made, hard, query, 256)[:10]} for query in hard[:100]]
+    exact = [{*np.argsort(-(hard @ query), kind="stable")[:10].tolist()} for query in hard[:100]]
+    assert np.mean([len(a & b) / 10 for a, b in zip(found, exact, strict=True)]) >= 0.98
+
+
 def test_rows_that_were_added_since_are_found_and_many_of_them_have_the_index_made_again(large: Path) -> None:
     index(large)
     before = (large / "generation-1" / FILE).stat().st_mtime_ns
