@@ -137,12 +137,44 @@ def rescan(folder: Path, files: int) -> float:
     return files / (time.perf_counter() - begin)
 
 
+def bare_loop(model: Path, photos: Path, workers: int) -> float:
+    """Photos per second that are decoded and embedded, and not kept."""
+    import dpce_cli
+    from dpce_cli.core.data.loading import read_views
+    from dpce_cli.core.data.records import CaptionedImage
+    from dpce_cli.core.data.views import views_in_testing
+
+    found = dpce_cli.load_model(model, device="cpu")
+    names = sorted(os.listdir(photos))
+    images = [CaptionedImage(image_id="", path=name, split="", captions=()) for name in names]
+    found.encode_images([photos / names[0]])
+    begin = time.perf_counter()
+    for _, views, _ in read_views(photos, images, views_in_testing(found.config.image), batch_size=16, workers=workers):
+        found.encode_views(views)
+    return len(images) / (time.perf_counter() - begin)
+
+
+def indexing(model: Path, photos: Path, workers: int, gallery: Path) -> float:
+    """Photos per second that are made a gallery."""
+    import dpce_cli
+    from dpce_cli.core.galleries.indexing import index_gallery
+
+    found = dpce_cli.load_model(model, device="cpu")
+    names = sorted(os.listdir(photos))
+    found.encode_images([photos / names[0]])
+    begin = time.perf_counter()
+    index_gallery(gallery, [photos], found, model_source=str(model), workers=workers, reporter=Reporter())
+    return len(names) / (time.perf_counter() - begin)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
     parser.add_argument("--files", type=int, default=100_000, help="of the rescan")
     parser.add_argument("--model", type=Path, help="a folder that export --onnx wrote, 512-d: for the cold start")
     parser.add_argument("--folder", type=Path, help="where there is room for 4 GB")
+    parser.add_argument("--photos", type=Path, help="a folder of photos without subfolders, to index with --model")
+    parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     fingerprint, model = "synthetic", ""
     if options.model:
@@ -164,6 +196,10 @@ def main() -> None:
                 print(f"  {kind} search, p50  {milliseconds:8.1f} ms  {mib:6.0f} MiB of private memory")
             if size >= WORTHWHILE:
                 print(f"  FAISS: recall@10 {recall(gallery):.4f}, index made in {seconds:.0f} s")
+        if options.model and options.photos:
+            bare = in_own_process(bare_loop, options.model, options.photos, options.workers)
+            made = in_own_process(indexing, options.model, options.photos, options.workers, Path(folder) / "indexed")
+            print(f"indexing: {made:.2f} photos/s, decoding and embedding alone: {bare:.2f}, ratio {made / bare:.2f}")
         print(f"rescan of {options.files:,} unchanged files: {rescan(Path(folder), options.files):,.0f} files/s")
 
 
