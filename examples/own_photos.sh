@@ -8,7 +8,7 @@
 #        exported to dpce-workspace/model
 # QUERY  default: two dogs in the snow
 #
-# Needs Python 3.11 or newer and bash, but no GPU: two cores embed about ten photos per second with ResNet-50. Run it
+# Needs Python 3.11 or newer and bash, but no GPU: two cores embed about four photos per second with ResNet-50. Run it
 # again, and it embeds only photos that are new. Results go to dpce-workspace, or to $DPCE_WORKSPACE.
 set -euo pipefail
 
