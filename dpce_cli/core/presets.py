@@ -152,7 +152,7 @@ def paper_cuhk_pedes() -> Config:
         paper,
         preset="paper-cuhk-pedes",
         text=replace(paper.text, max_words=56),  # RC
-        image=replace(paper.image, squash=True),  # RC: 256x256 whatever the shape
+        image=replace(paper.image, squash=True),  # RC: 256x256 for photos of any shape
         model=replace(
             paper.model,
             dropout=0.8,  # RC

@@ -1,6 +1,6 @@
 """The measures as VSE++'s evaluation defines them (Faghri et al. 2018), one query at a time.
 
-Five captions an image, those of image i at 5i to 5i + 4; 0-based ranks in a gallery sorted by falling similarity; an
+Five captions per image, those of image i at 5i to 5i + 4; 0-based ranks in a gallery sorted by falling similarity; an
 image's rank is that of the first ranked of its five captions; median rank = floor(median) + 1. It says nothing of
 ties: a sort decides them by position, where ours count against the model.
 """

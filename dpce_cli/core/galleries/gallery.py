@@ -70,7 +70,7 @@ class Gallery:
         return f"gallery {self.folder.name}"
 
     def answers(self, query: object) -> Kind:
-        """Photos or sentences, whatever the query is."""
+        """Photos or sentences, for any query."""
         return "sentences" if self.about.kind == "sentences" else "photos"
 
     def search(self, query: str | Path | Image.Image | Vector, top_k: int = 10) -> list[Hit]:

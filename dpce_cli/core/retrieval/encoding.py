@@ -19,7 +19,7 @@ from dpce_cli.core.workspace.dataset import PreparedImage
 if TYPE_CHECKING:
     from dpce_cli.core.models.image_encoder import ImageEncoder
 
-# Rows that pass through the text CNN at once: bounds memory, whatever the number of captions.
+# Rows that pass through the text CNN at once: bounds memory for any number of captions.
 _ROWS = 1024
 
 

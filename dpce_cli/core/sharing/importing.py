@@ -151,7 +151,7 @@ def _config(network: Network, config: Config) -> Config:
         return replace(config, text=text, image=image, model=model)
     except ConfigError as error:
         raise CheckpointError(
-            f"{network.path}: has sizes that no text network of the authors' has; get it again"
+            f"{network.path}: has sizes that no text network of the authors' has; download it again"
         ) from error
 
 

@@ -142,7 +142,7 @@ def _stored(value: Tensor, half: bool) -> Tensor:
 
 
 def _as_used(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in float32, whatever they are stored in; counters as they are."""
+    """Weights in float32, also those that are stored as float16; counters as they are."""
     return {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
 
 

@@ -124,4 +124,4 @@ def text_engine(locate: Callable[[], Path], *, words: int, dim: int) -> TextEngi
 
 def _unusable(path: Path, reason: str) -> CheckpointError:
     line = " ".join(reason.split())[:200]
-    return CheckpointError(f"{path}: is no text encoder of this model ({line}); export the model again")
+    return CheckpointError(f"{path}: is not a text encoder of this model ({line}); export the model again")

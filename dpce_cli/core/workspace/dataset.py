@@ -128,7 +128,7 @@ def write_dataset(
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What dataset.json says of the data set in `folder`; quick to read, whatever the data set's size.
+    """What dataset.json says of the data set in `folder`; quick to read for a data set of any size.
 
     Raises:
         WorkspaceError: it is missing, damaged, or of another version.

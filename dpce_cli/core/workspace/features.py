@@ -16,7 +16,7 @@ from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.errors import WorkspaceError
 from dpce_cli.core.storage.rows import Store, StoreWriter, open_or_resume, read_store
 
-# Rows that are looked at together: bounds memory, whatever their number.
+# Rows that are looked at together: bounds memory for any number of rows.
 _BLOCK = 2**14
 _TOLERANCE = 1e-3
 
@@ -77,7 +77,7 @@ def load_feature_store(path: Path, remedy: str | None = None) -> FeatureStore:
     An image that could not be read has a row of zeros in the file; it is left out with its captions.
 
     Raises:
-        WorkspaceError: it is missing, damaged, not whole, or its parts do not fit together.
+        WorkspaceError: it is missing, damaged or incomplete, or its parts do not fit together.
     """
     remedy = remedy or f"dpce extract-features --split {path.stem}"
     store = read_store(path, remedy=remedy)

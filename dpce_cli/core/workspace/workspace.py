@@ -174,7 +174,7 @@ class Workspace:
         return f"{was}; it is now replaced by one from {source}"
 
     def about(self) -> dict[str, Any]:
-        """What dataset.json says of the current data set; quick to read, whatever the data set's size.
+        """What dataset.json says of the current data set; quick to read for a data set of any size.
 
         Raises:
             WorkspaceError: it is missing, damaged, or of another version.

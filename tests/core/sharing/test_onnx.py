@@ -209,13 +209,13 @@ def test_a_damaged_graph_is_refused(folder: Path, list_again: Callable[[], None]
     path.write_bytes(content[: len(content) // 2])
     assert f"{path}: has {len(content) // 2} bytes" in refusal(folder)
     list_again()
-    assert f"{path}: is no text encoder of this model (" in refusal(folder)
+    assert f"{path}: is not a text encoder of this model (" in refusal(folder)
 
 
 def test_another_graph_is_refused(folder: Path, list_again: Callable[[], None]) -> None:
     (folder / "text.onnx").write_bytes((folder / "image.onnx").read_bytes())
     list_again()
-    assert "text.onnx: is no text encoder of this model (it takes [('photos', [3, 32, 32])])" in refusal(folder)
+    assert "text.onnx: is not a text encoder of this model (it takes [('photos', [3, 32, 32])])" in refusal(folder)
 
 
 def test_a_graph_with_other_embeddings_is_refused(
@@ -223,7 +223,7 @@ def test_a_graph_with_other_embeddings_is_refused(
 ) -> None:
     config = json.loads((folder / "config.json").read_text())["config"]
     change_config(config={**config, "model": {**config["model"], "embedding_dim": 17}})
-    assert "is no text encoder of this model (it gave float32 (1, 16)" in refusal(folder)
+    assert "is not a text encoder of this model (it gave float32 (1, 16)" in refusal(folder)
 
 
 def test_a_graph_that_keeps_its_weights_in_another_file_is_refused(
@@ -238,4 +238,4 @@ def test_a_graph_that_keeps_its_weights_in_another_file_is_refused(
             weights.ClearField("raw_data")
     onnx.save(model, folder / "text.onnx")
     list_again()
-    assert "text.onnx: is no text encoder of this model (" in refusal(folder)
+    assert "text.onnx: is not a text encoder of this model (" in refusal(folder)

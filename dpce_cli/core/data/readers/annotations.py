@@ -79,7 +79,7 @@ def texts_of(record: Any, key: str, where: str) -> tuple[str, ...]:
     """
     texts = value_of(record, key, list, where)
     if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{where}: '{key}' holds something that is no text; fix the file or download it again")
+        raise DataError(f"{where}: '{key}' holds something that is not text; fix the file or download it again")
     return tuple(texts)
 
 

@@ -131,7 +131,7 @@ def json_object(text: str, where: str) -> dict[str, Any]:
 def stated_captions(record: Mapping[str, Any], where: str, skips: Skips) -> list[str]:
     """The text `caption`, or else the list of texts `captions`, of an object.
 
-    What is no text, such as a number, null or NaN, is counted in `skips`.
+    What is not text, such as a number, null or NaN, is counted in `skips`.
 
     Raises:
         DataError: it has neither.

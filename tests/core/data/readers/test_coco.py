@@ -115,7 +115,7 @@ def test_images_in_no_split_of_a_file_are_left_out(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"train": ["1"], "val": ["1"], "test": []}', r"mine\.json: '1' is in train and in val; choose one"),
-        ('{"train": ["1"], "val": [2], "test": []}', r"mine\.json: 'val' holds something that is no text"),
+        ('{"train": ["1"], "val": [2], "test": []}', r"mine\.json: 'val' holds something that is not text"),
         ('{"train": ["1"]}', r"mine\.json: needs a list 'val'"),
         ("[", r"mine\.json:1: incomplete or damaged JSON"),
         (None, r"mine\.json: cannot be read \(No such file"),
