@@ -56,8 +56,8 @@ def _one_of(keys: Collection[str], wanted: str | None, usual: Collection[str], o
 def table_rows(path: Path, columns: Columns, skips: Skips) -> Rows:
     """The captions of a `.csv`, `.tsv`, `.txt`, `.jsonl` or `.parquet` file, each with its image and split.
 
-    Upper and lower case of the columns' names do not matter. A caption that is not text, such as an empty cell, is counted
-    in `skips`, and so is a row without an image.
+    Upper and lower case of the columns' names do not matter. A caption that is not text, such as an empty cell, is
+    counted in `skips`, and so is a row without an image.
 
     Raises:
         DataError: the file cannot be read, or its rows lack an image or a caption.
