@@ -116,8 +116,6 @@ def dpce(
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 1."""
-    # torch reads it when it is loaded: threads that wait by spinning lose most of their speed beside a busy program.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no other letters gets them as escapes
             stream.reconfigure(errors="backslashreplace")

@@ -228,14 +228,3 @@ def test_a_closed_folder_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     assert str(closed) in dpce("eval", workspace=closed / "workspace").error
-
-
-@pytest.mark.parametrize(("chosen", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_wait_without_spinning_unless_the_person_chose(
-    monkeypatch: pytest.MonkeyPatch, chosen: str | None, policy: str
-) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if chosen:
-        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
-    succeed("--version")
-    assert os.environ["OMP_WAIT_POLICY"] == policy
