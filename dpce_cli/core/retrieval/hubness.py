@@ -78,9 +78,9 @@ def has_hubness(store: FeatureStore) -> bool:
 def corrected_for_hubs(store: FeatureStore) -> FeatureStore:
     """The store with two more dimensions, whose part of a dot product is minus the hubness of both sides.
 
-        The hubness of the query is the same for all items of a gallery, so that it changes no ranking.
+    The hubness of the query is the same for all items of a gallery, so that it changes no ranking.
 
-        >>> images, texts = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
+    >>> images, texts = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
     >>> store = FeatureStore(
     ...     image_embeddings=images,
     ...     text_embeddings=texts,

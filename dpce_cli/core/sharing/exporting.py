@@ -10,9 +10,8 @@ from pathlib import Path
 from dpce_cli.core.errors import ConfigError, WorkspaceError
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.evaluation import Evaluation, evaluate_split
-from dpce_cli.core.retrieval.hubness import BANK_PHOTOS, bank_loader
-from dpce_cli.core.retrieval.model import Model
-from dpce_cli.core.retrieval.relevance import load_relevances
+from dpce_cli.core.retrieval.hubness import BANK_PHOTOS
+from dpce_cli.core.sharing.finding import workspace_model
 from dpce_cli.core.sharing.model_folder import BANK, check_replaceable, save_model
 from dpce_cli.core.workspace.artefacts import load_best, load_features
 from dpce_cli.core.workspace.checkpoint import Checkpoint
@@ -51,13 +50,11 @@ def export_model(
     check_replaceable(folder)
     dataset = workspace.load_dataset()
     checkpoint = load_best(workspace, dataset, stage)
-    load_bank = bank_loader(workspace.bank_path(checkpoint.stage), checkpoint)
-    if not load_bank:
+    model = workspace_model(workspace, checkpoint)
+    if not model.load_bank:
         reporter.note("the model cannot correct for hubs in galleries; run 'dpce extract-features' first, and it can")
     measured = _measured(workspace, dataset, checkpoint, reporter)
-    card = _card(checkpoint, dataset, measured, licence, has_bank=bool(load_bank))
-    relevances = load_relevances(workspace.relevance_path(checkpoint.stage), checkpoint.fingerprint)
-    model = Model.of_checkpoint(checkpoint, load_bank=load_bank, relevances=relevances)
+    card = _card(checkpoint, dataset, measured, licence, has_bank=bool(model.load_bank))
     save_model(model, folder, card=card, half=half, onnx=onnx)
     return checkpoint
 

@@ -17,6 +17,8 @@ from dpce_cli.core.workspace.workspace import Workspace
 if TYPE_CHECKING:
     import torch
 
+    from dpce_cli.core.workspace.checkpoint import Checkpoint
+
 HUB = "hf:"
 
 
@@ -35,10 +37,21 @@ def find_model(
     """
     if name is not None:
         return load_model(locate_model(name, reporter), device=device, reporter=reporter)
-    from dpce_cli.core.retrieval.hubness import bank_loader
     from dpce_cli.core.workspace.artefacts import load_best
 
-    checkpoint = load_best(workspace, None, None)
+    return workspace_model(workspace, load_best(workspace, None, None), device=device, reporter=reporter)
+
+
+def workspace_model(
+    workspace: Workspace,
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device | None = None,
+    reporter: Reporter | None = None,
+) -> Model:
+    """The model of a checkpoint of the workspace, with what extract-features left for it: bank and relevance."""
+    from dpce_cli.core.retrieval.hubness import bank_loader
+
     return Model.of_checkpoint(
         checkpoint,
         load_bank=bank_loader(workspace.bank_path(checkpoint.stage), checkpoint),
