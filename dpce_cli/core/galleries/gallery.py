@@ -140,9 +140,7 @@ class Gallery:
     def _relevance(self) -> Relevance | None:
         """What turns the scores of items of the other kind than the query into percent, if it is known."""
         known = self.model.relevances
-        if not known or not self.about.corrects_hubs:
-            return None
-        return known.text_to_image if self.about.kind == "photos" else known.image_to_text
+        return known.of_answers(self.answers(None)) if known and self.about.corrects_hubs else None
 
     def _index(self, catalogue: Catalogue, count: int) -> Any | None:
         """FAISS's index, where the gallery is large enough for it."""

@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,10 @@ class Relevances:
 
     text_to_image: Relevance
     image_to_text: Relevance
+
+    def of_answers(self, kind: Literal["photos", "sentences"]) -> Relevance:
+        """The curve for answers of a kind to queries of the other kind."""
+        return self.text_to_image if kind == "photos" else self.image_to_text
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -43,9 +43,9 @@ class ExtractedSplit:
     def search(self, query: str | Path, top_k: int) -> list[Hit]:
         if isinstance(query, str):
             hits = search_images(self._store, torch.from_numpy(self._model.encode_text([query])[0]), top_k)
-            return with_relevance(hits, self._relevances.text_to_image if self._relevances else None)
-        hits = search_captions(self._store, torch.from_numpy(self._model.encode_images([query])[0]), top_k)
-        return with_relevance(hits, self._relevances.image_to_text if self._relevances else None)
+        else:
+            hits = search_captions(self._store, torch.from_numpy(self._model.encode_images([query])[0]), top_k)
+        return with_relevance(hits, self._relevances.of_answers(self.answers(query)) if self._relevances else None)
 
 
 def rank_gallery(
