@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpce_cli.commands.options import DEFAULT_WORKSPACE, JsonOption, SplitOption, WorkspaceOption
+from dpce_cli.commands.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
     from dpce_cli.core.retrieval.details import DetailAccuracy
     from dpce_cli.core.retrieval.evaluation import Evaluation
+    from dpce_cli.core.teaching.evaluation import GalleryEvaluation, Recall
 
 
 class Protocol(StrEnum):
@@ -31,7 +32,17 @@ class Format(StrEnum):
 
 
 def evaluate(
-    split: SplitOption = "test",
+    split: Annotated[str | None, typer.Option("--split", help="train, val or test.  \\[default: test]")] = None,
+    gallery: Annotated[
+        str | None,
+        typer.Option(
+            "--gallery",
+            "-g",
+            metavar="NAME",
+            help="Gallery of photos: measure with the captions that you wrote for it and that its model was not "
+            "trained on. Table or JSON.",
+        ),
+    ] = None,
     protocol: Annotated[
         Protocol | None,
         typer.Option(
@@ -54,7 +65,10 @@ def evaluate(
     ] = None,
     workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
-    """Measure retrieval in both directions on an extracted split, by plain cosines and with hubs corrected.
+    """Measure retrieval in both directions on a split or a gallery, by plain cosines and with hubs corrected.
+
+    On a gallery, each photo counts once for the intervals, even if it has several captions. The photos are those that
+    you chose to caption, not a random sample.
 
     Example: dpce eval --split val --json
     """
@@ -63,6 +77,11 @@ def evaluate(
     form = Format.json if as_json else form
     if details and form not in (Format.table, Format.json):
         raise typer.BadParameter("--details is for tables and JSON")
+    if gallery is not None:
+        if split or protocol or details or form not in (Format.table, Format.json):
+            raise typer.BadParameter("--gallery goes with --json alone")
+        _evaluate_gallery(workspace_path, gallery, as_json=form is Format.json)
+        return
     from dpce_cli.commands.console import ConsoleReporter, print_json
     from dpce_cli.core.retrieval.details import measure_details, read_details
     from dpce_cli.core.retrieval.evaluation import evaluate_split
@@ -72,6 +91,7 @@ def evaluate(
     from dpce_cli.core.workspace.workspace import Workspace
 
     kinds = read_details(details) if details else {}
+    split = split or "test"
     store, checkpoint = load_features(Workspace(workspace_path), split, ConsoleReporter())
     measured = {"": evaluate_split(store, protocol.value if protocol else None)}
     if has_hubness(store):
@@ -97,6 +117,49 @@ def evaluate(
         if detailed:
             typer.echo()
             _print_details(detailed)
+
+
+def _evaluate_gallery(workspace_path: Path, name: str, *, as_json: bool) -> None:
+    from dpce_cli.commands.console import ConsoleReporter, print_json
+    from dpce_cli.core.galleries.gallery import Gallery, recorded_model
+    from dpce_cli.core.sharing.finding import find_model
+    from dpce_cli.core.teaching.captions import CaptionsOfGallery
+    from dpce_cli.core.teaching.evaluation import evaluate_gallery
+    from dpce_cli.core.workspace.workspace import Workspace, check_name
+
+    workspace, reporter = Workspace(workspace_path), ConsoleReporter()
+    folder = workspace.gallery_folder(check_name(name))
+    searched = Gallery(folder, find_model(recorded_model(folder), workspace, reporter=reporter))
+    measured = evaluate_gallery(searched, CaptionsOfGallery(workspace.teaching_folder(name)), reporter)
+    if as_json:
+        print_json(measured.to_dict())
+    else:
+        _print_gallery(measured)
+
+
+def _print_gallery(measured: GalleryEvaluation) -> None:
+    from dpce_cli.commands.console import print_table
+
+    ways = {"": measured.plain, "hubs corrected": measured.hubs_corrected or {}}
+    rows = [
+        (
+            ", ".join(filter(None, (name.replace("_", "-"), way))),
+            *map(_with_interval, (d.r1, d.r5, d.r10)),
+            f"{d.median_rank:g}",
+            f"{d.queries:,} in {d.gallery:,}",
+        )
+        for way, directions in ways.items()
+        for name, d in directions.items()
+    ]
+    title = (
+        f"gallery {measured.gallery}: {measured.captions:,} captions of {measured.photos:,} photos that the model "
+        f"({measured.model}) was not trained on; with intervals of 95 % confidence"
+    )
+    print_table(title, ("direction", "R@1 %", "R@5 %", "R@10 %", "median rank", "queries"), rows, text_columns=0)
+
+
+def _with_interval(recall: Recall) -> str:
+    return f"{100 * recall.value:.1f} ({100 * recall.low:.0f}-{100 * recall.high:.0f})"
 
 
 def _cells(measured: Evaluation) -> list[str]:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from dpce_cli.core.galleries.gallery import about_gallery
 from dpce_cli.core.storage.rows import open_or_resume, read_store
+from dpce_cli.core.teaching.captions import CaptionsOfGallery, find_photo
 from dpce_cli.core.workspace.features import load_feature_store
+from dpce_cli.core.workspace.workspace import Workspace
 from tests.command_line import dpce, succeed
 
 
@@ -134,3 +138,33 @@ def test_a_wrong_command_line_exits_with_2(workspace: Path, arguments: tuple[str
 
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "Usage: dpce eval" in outcome.stderr
+
+
+def test_a_gallery_is_evaluated_with_the_captions_that_a_person_wrote(workspace: Path, tmp_path: Path) -> None:
+    photos = shutil.copytree(Workspace(workspace).load_dataset().root / "test", tmp_path / "photos")
+    succeed("index", photos, "--workers", "0", workspace=workspace)
+    captions = CaptionsOfGallery(workspace / "teaching" / "photos")
+    gallery = workspace / "galleries" / "photos"
+    model = about_gallery(gallery).fingerprint
+    for number in range(4):
+        captions.add(find_photo(gallery, Path(f"{number:06}.png")), f"a man and {number} taxis", model)
+    assert "gallery 'photos': 4 photos have captions" in dpce("eval", "-g", "photos", workspace=workspace).error
+    captions.add(find_photo(gallery, Path("000004.png")), "a woman", model)
+
+    measured = json.loads(succeed("eval", "--gallery", "photos", "--json", workspace=workspace).stdout)
+    assert (measured["gallery"], measured["images"], measured["captions"]) == ("photos", 5, 5)
+    assert measured["text_to_image"]["gallery"] == 6
+    lines = succeed("eval", "--gallery", "photos", workspace=workspace).stdout.splitlines()
+    assert lines[0].startswith(
+        "gallery photos: 5 captions of 5 photos that the model (scenes, Stage 2) was not trained"
+    )
+    r10 = measured["text_to_image"]["r10"]
+    cell = f"{100 * r10['value']:.1f} ({100 * r10['low']:.0f}-{100 * r10['high']:.0f})"
+    (row,) = [line for line in lines if line.startswith("text-to-image ")]
+    assert cell in row
+    assert row.endswith("5 in 6")
+
+
+@pytest.mark.parametrize("arguments", [("--split", "val"), ("--protocol", "full"), ("--format", "latex")])
+def test_a_gallery_takes_no_options_of_a_split(workspace: Path, arguments: tuple[str, str]) -> None:
+    assert dpce("eval", "--gallery", "photos", *arguments, workspace=workspace).code == 2

@@ -14,6 +14,7 @@
                                   relevance.json
         features/                 one HDF5 store per split
       galleries/                  one folder per gallery, of any data set's model; see core.galleries
+      teaching/                   one folder per gallery whose photos a person has captioned; see core.teaching
 
 prepare-vocab writes new files beside the old ones, then replaces dataset.json, then deletes the old files. If it is
 killed before, the old data set stays as it was. Features, models and embeddings stay; each names what it was made from.
@@ -54,7 +55,7 @@ def check_name(name: str) -> str:
     """
     if name != Path(name).name or name.startswith((".", "-")) or not name.isprintable() or len(os.fsencode(name)) > 100:
         raise ConfigError(f"--name {name!r}: choose up to 100 letters, digits, blanks or hyphens, without a /")
-    if name in ("current", "galleries", ""):
+    if name in ("current", "galleries", "teaching", ""):
         raise ConfigError(f"--name {name!r}: is used for something else in a workspace; choose another name")
     return name
 
@@ -109,6 +110,9 @@ class Workspace:
 
     def gallery_folder(self, name: str) -> Path:
         return self.root / "galleries" / name
+
+    def teaching_folder(self, gallery: str) -> Path:
+        return self.root / "teaching" / gallery
 
     def features_path(self, split: str) -> Path:
         return self.folder / "features" / f"{split}.h5"

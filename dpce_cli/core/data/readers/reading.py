@@ -262,7 +262,7 @@ def group_captions(
             if found is not None and found != PurePosixPath(row.image).as_posix():
                 renamed[row.image] = found
             image = found or _unknown_image(row, unreadable)
-        caption = _SPACES.sub(" ", row.caption).strip()
+        caption = on_one_line(row.caption)
         check_encodable(caption, row.where)
         if image in unread:
             skips.add(f"captions of photos {of_unread_format(image)}", image)
@@ -280,6 +280,11 @@ def group_captions(
     for image in sorted(images - captions.keys()):
         skips.add("images without a caption", image)
     return captions
+
+
+def on_one_line(caption: str) -> str:
+    """The caption without line breaks and control characters, trimmed."""
+    return _SPACES.sub(" ", caption).strip()
 
 
 def of_unread_format(name: str) -> str:
