@@ -33,9 +33,9 @@ def test_suggestions_are_corrected_for_hubs(place: Place) -> None:
     bank = Bank(image_embeddings=torch.eye(3)[2:], text_embeddings=torch.eye(3)[2:])
     written = ["red", "blue"]
     assert suggest_captions(purple, ColourModel().as_model(), [], written) == ["blue", "red"]
-    model = ColourModel(bank=bank)
+    of_bank = ColourModel(bank=bank)
     text = place.photos / "labels.txt"
     text.write_text("green\nred and blue\n")
-    place.index(text, model=model)
-    sentences: list[Gallery] = sentence_galleries(place.gallery.parent, model.as_model())
-    assert suggest_captions(purple, model.as_model(), sentences, written) == ["red", "red and blue", "blue"]
+    place.index(text, model=of_bank)
+    sentences: list[Gallery] = sentence_galleries(place.gallery.parent, of_bank.as_model())
+    assert suggest_captions(purple, of_bank.as_model(), sentences, written) == ["red", "red and blue", "blue"]
