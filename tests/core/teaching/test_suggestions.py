@@ -13,9 +13,9 @@ def test_the_nearest_sentences_and_own_captions_are_suggested(place: Place) -> N
     text.write_text("a red car\na blue car\na green car\n")
     blue = place.add("blue.png", (60, 0, 255))
     folder = place.gallery.parent
-    for name, model in (("labels", place.model), ("others", ColourModel("another"))):
+    for name, maker in (("labels", place.model), ("others", ColourModel("another"))):
         place.gallery = folder / name
-        place.index(text, model=model)
+        place.index(text, model=maker)
     place.gallery = folder / "photos"
     place.index()
 
