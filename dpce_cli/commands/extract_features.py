@@ -13,6 +13,7 @@ from dpce_cli.commands.options import (
     StageOption,
     WorkersOption,
     WorkspaceOption,
+    number_of_workers,
 )
 
 
@@ -22,7 +23,7 @@ def extract_features(
     device: DeviceOption = "auto",
     gpus: GpusOption = None,
     processes: ProcessesOption = None,
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Embed the photos and captions of a split. If interrupted, run it again to continue.
@@ -44,7 +45,13 @@ def extract_features(
     checkpoint = load_best(workspace, dataset, stage)
     with process_group(device) as chosen:
         path = extract(
-            workspace, dataset, checkpoint, split=split, device=chosen, workers=workers, reporter=build_reporter()
+            workspace,
+            dataset,
+            checkpoint,
+            split=split,
+            device=chosen,
+            workers=number_of_workers(workers),
+            reporter=build_reporter(),
         )
     if is_main_process():
         typer.echo(f"embeddings of the {split} split, Stage {checkpoint.stage} model: {path}")

@@ -15,6 +15,7 @@ from dpce_cli.commands.options import (
     ProcessesOption,
     WorkersOption,
     WorkspaceOption,
+    number_of_workers,
 )
 
 
@@ -46,7 +47,7 @@ def index(
     device: DeviceOption = "auto",
     gpus: GpusOption = None,
     processes: ProcessesOption = None,
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Make a gallery of photos or sentences that retrieve can search. Run again, it embeds only what is new.
@@ -81,7 +82,7 @@ def index(
             exclude=exclude or (),
             prune=prune,
             rebuild=rebuild,
-            workers=workers,
+            workers=number_of_workers(workers),
             reporter=build_reporter(),
         )
     if is_main_process():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from dpce_cli.core.processes.environment import local_processes
 
 WorkspaceOption = Annotated[
     Path,
@@ -32,7 +35,28 @@ GpusOption = Annotated[
 ProcessesOption = Annotated[
     int | None, typer.Option("--processes", min=1, help="CPU processes that share the work.  \\[default: one]")
 ]
-WorkersOption = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode photos.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Processes that decode photos.  \\[default: half of the CPU cores per process, 2 to 16]",
+    ),
+]
+
+
+def number_of_workers(workers: int | None) -> int:
+    """`workers`, or by default half of the CPU cores that this process may use, 2 to 16.
+
+    The other half is for the training, its communication, and other users. Processes on the same machine divide the
+    cores; torchrun tells how many there are.
+    """
+    if workers is not None:
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return min(16, max(2, cores // local_processes() // 2))
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing what is there.")]
 CheckpointMinutesOption = Annotated[

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpce_cli.commands.options import DEFAULT_WORKSPACE, SeedOption, SetOption, WorkersOption, WorkspaceOption
+from dpce_cli.commands.options import (
+    DEFAULT_WORKSPACE,
+    SeedOption,
+    SetOption,
+    WorkersOption,
+    WorkspaceOption,
+    number_of_workers,
+)
 
 if TYPE_CHECKING:
     from dpce_cli.core.data.records import CaptionedImages
@@ -129,7 +136,7 @@ def prepare_vocab(
             help="Copy the photos into the workspace at the size that training needs: they are read faster.",
         ),
     ] = False,
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     settings: SetOption = [],  # noqa: B006 - Typer copies it
     seed: SeedOption = None,
     workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -173,7 +180,9 @@ def prepare_vocab(
     if resize:
         from dpce_cli.core.data.resizing import resize_images  # slow to import: it decodes with torch's workers
 
-        captioned = resize_images(captioned, folder, config.image, workers=workers, reporter=reporter)
+        captioned = resize_images(
+            captioned, folder, config.image, workers=number_of_workers(workers), reporter=reporter
+        )
     for line in captioned.skipped:
         reporter.warn(f"left out: {line}")
     draws_splits = splits == "paper" and "splits" in source.options

@@ -28,6 +28,7 @@ from dpce_cli.commands.options import (
     ShowConfigOption,
     WorkersOption,
     WorkspaceOption,
+    number_of_workers,
 )
 from dpce_cli.core.errors import ConfigError
 from dpce_cli.launch import launch, requested
@@ -56,7 +57,7 @@ class TrainingOptions:
     device: DeviceOption = "auto"
     gpus: GpusOption = None
     processes: ProcessesOption = None
-    workers: WorkersOption = 2
+    workers: WorkersOption = None
     workspace: WorkspaceOption = DEFAULT_WORKSPACE
 
     def launch(self) -> str:
@@ -70,7 +71,7 @@ class TrainingOptions:
 
         return RunOptions(
             device=device,
-            workers=self.workers,
+            workers=number_of_workers(self.workers),
             feature_cache=self.feature_cache,
             fresh=self.fresh,
             checkpoint_minutes=self.checkpoint_minutes,

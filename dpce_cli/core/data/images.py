@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -154,5 +155,12 @@ def mirrored(images: Tensor) -> Tensor:
 
 def normalize(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """`(images / 255 - mean) / std` per channel: uint8 (batch, 3, h, w) to float32, channels_last."""
-    shift, scale = torch.tensor([mean, std], device=images.device).view(2, 3, 1, 1)
+    shift, scale = _constants(tuple(mean), tuple(std), images.device)
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(shift).div_(scale)
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+    """Kept on the device: a copy for every batch would let the host wait for the GPU."""
+    with torch.inference_mode(False):
+        return torch.tensor([mean, std], device=device).view(2, 3, 1, 1)

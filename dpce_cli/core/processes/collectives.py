@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 
 from dpce_cli.core.errors import ConfigError, DpceError, ProcessGone, TrainingError
 from dpce_cli.core.processes.devices import choose_device
-from dpce_cli.core.processes.environment import take_part
+from dpce_cli.core.processes.environment import local_processes, take_part
 from dpce_cli.core.processes.interruption import Interrupted
 
 T = TypeVar("T")
@@ -61,12 +61,10 @@ def _process_group(device: str) -> Iterator[torch.device]:
     kind = choose_device(device).type if device == "auto" else device
     # Not "cuda": every process would use memory of the first GPU.
     chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" else kind)
-    if chosen.type == "cuda":
-        if kind != "cuda":
-            raise ConfigError(f"--device {device}: each of several processes has its own GPU; choose auto or cuda")
-        torch.cuda.set_device(chosen)
+    if chosen.type == "cuda" and kind != "cuda":
+        raise ConfigError(f"--device {device}: each of several processes has its own GPU; choose auto or cuda")
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        torch.set_num_threads(max(1, torch.get_num_threads() // local_processes()))
     try:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
         yield chosen

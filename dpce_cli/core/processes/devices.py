@@ -20,6 +20,8 @@ def choose_device(name: str) -> torch.device:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ConfigError(f"--device {name}: there is no such device; choose auto, cpu, cuda or cuda:N")
     try:
+        if ":" in name:
+            torch.cuda.set_device(name)  # otherwise, calls without a device open a context on the first GPU
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

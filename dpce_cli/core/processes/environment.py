@@ -42,6 +42,11 @@ def take_part() -> bool:
     return True
 
 
+def local_processes() -> int:
+    """The number of the job's processes on this machine, as far as the environment says it."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if _takes_part else 1
+
+
 def is_main_process() -> bool:
     """Whether this process writes files and reports."""
     return not _takes_part or os.environ["RANK"] == "0"

@@ -57,6 +57,11 @@ def open_run(job: StageJob, model: DualEncoder) -> Iterator[StageRun]:
             validated = state.epochs * training_set.steps_per_epoch
             journal = held.enter_context(closing(Journal(files.folder, step=state.step, validated=validated)))
         synchronise_batch_norms(model, job.options.device)
+        if job.options.compiled and world_size() > 1:
+            job.reporter.warn(
+                "--compile with several processes: each synchronised batch norm splits the compiled graph; compare the "
+                "speed in the log with that of the same command without --compile"
+            )
         for line in opening_lines(job, parameter_groups(model, job.settings.multipliers), training_set.steps_per_epoch):
             job.reporter.note(line)
         yield StageRun(

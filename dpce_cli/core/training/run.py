@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +48,16 @@ def steps_since_log(step: int, steps_per_epoch: int) -> int:
     return step % steps_per_epoch % _LOG_EVERY
 
 
+@dataclass(frozen=True)
+class _PartLoss:
+    """The loss of a part, to check when the device has computed it."""
+
+    step: int
+    rows: Tensor
+    loss: Tensor
+    values: Mapping[str, Tensor]
+
+
 @dataclass(kw_only=True, eq=False)
 class StageRun:
     """A running stage, made by `open_run`; the loops call its methods in the order in which they stand here."""
@@ -70,6 +80,8 @@ class StageRun:
     """Time of the last checkpoint."""
     norm: float | None = None
     """Norm of the gradients of the last step; None if the log does not need it."""
+    unchecked: _PartLoss | None = None
+    """The last part's loss; whether it is finite is not known yet."""
     advance: Advance = field(init=False)
     """Reports the progress of the epoch; set by `batches`."""
 
@@ -141,21 +153,29 @@ class StageRun:
     def backward(self, loss: Tensor, part: Batch, **values: Tensor) -> None:
         """Compute the gradients of one part and add them to those of the other parts.
 
+        The loss is checked with the next part or before a checkpoint, so that the GPU does not wait for the check.
+
         Args:
             loss: the part's share of the loss of the step.
             values: the part's shares of the losses and accuracies for the log.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: the loss of the part before is not finite.
         """
-        if not bool(torch.isfinite(loss)):
-            terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in values.items())
-            raise diverged(
-                self.job.settings, self.job.number, self.state.step, f"the loss is {float(loss.detach())} ({terms})",
-                last=self.files.last, photos=[self.training_set.images[row].image_id for row in part.rows.tolist()],
-            )  # fmt: skip
+        self._check_loss()
+        detached = {name: value.detach() for name, value in values.items()}
+        self.unchecked = _PartLoss(self.state.step, part.rows, loss.detach(), detached)
         self.state.updater.backward(loss)
         self.meter.add({"loss": loss, **values}, photos=len(part.rows))
+
+    def _check_loss(self) -> None:
+        part, self.unchecked = self.unchecked, None
+        if part and not bool(torch.isfinite(part.loss)):
+            terms = ", ".join(f"{name} {float(value):.4g}" for name, value in part.values.items())
+            raise diverged(
+                self.job.settings, self.job.number, part.step, f"the loss is {float(part.loss)} ({terms})",
+                last=self.files.last, photos=[self.training_set.images[row].image_id for row in part.rows.tolist()],
+            )  # fmt: skip
 
     def step(self) -> None:
         """Update the weights with the gradients of all parts."""
@@ -179,11 +199,12 @@ class StageRun:
         """Write a line to the log, after every 25 steps of an epoch and at its end.
 
         Raises:
-            TrainingError: the gradients are not finite at any loss scale of float16.
+            TrainingError: a loss is not finite, or the gradients are not at any loss scale of float16.
             WorkspaceError: metrics.jsonl cannot be written.
         """
         if not self._is_logged:
             return
+        self._check_loss()
         since = self.meter.steps
         means, speed, waited = self.meter.read()
         record = {**means, "learning_rate": self._learning_rate(self.state.step - 1)}
@@ -213,7 +234,7 @@ class StageRun:
         At the end of an epoch this comes before the validation, so that a failed validation does not lose the epoch.
 
         Raises:
-            TrainingError: some weights are not finite.
+            TrainingError: a loss or some weights are not finite.
             Interrupted: the user asked for it, or the launcher of this process has ended.
         """
         minutes = self.job.options.checkpoint_minutes
@@ -221,6 +242,7 @@ class StageRun:
         late, stop = any_process(late, self._must_stop())
         if not (self._epoch_ends or late or stop):
             return
+        self._check_loss()
         (spoilt,) = any_process(not all_finite(self.state.model.state_dict().values()))
         if spoilt:
             raise diverged(

@@ -284,3 +284,17 @@ def test_normalize_is_per_channel_and_channels_last() -> None:
     for channel in range(3):
         expected = (images[:, channel].double() / 255 - mean[channel]) / std[channel]
         torch.testing.assert_close(result[:, channel].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_normalised_photos_can_be_used_for_training_after_inference() -> None:
+    images = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8)
+    mean, std = (0.1, 0.2, 0.31), (0.4, 0.5, 0.61)
+    with torch.inference_mode():
+        inferred = normalize(images, mean=mean, std=std)
+    pixels = normalize(images, mean=mean, std=std)
+    expected = (images / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    torch.testing.assert_close(pixels, expected)
+    torch.testing.assert_close(inferred.clone(), expected)
+    weight = torch.ones((), requires_grad=True)
+    (pixels * weight).sum().backward()
+    torch.testing.assert_close(weight.grad, expected.sum())
