@@ -35,7 +35,7 @@ start() { # a training in the background; returns when it has written its first 
     rm -f "$DPCE_WORKSPACE/scenes/stage1/last.pt"
     # A process in the background ignores Ctrl-C, but not if Python starts it.
     python -c 'import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); os.execvp(sys.argv[1], sys.argv[1:])' \
-        dpce train-stage1 --fresh --epochs 50 --keep 1 "$@" 2> "$DPCE_WORKSPACE/log" &
+        dpce train-stage1 --fresh --epochs 20 "$@" 2> "$DPCE_WORKSPACE/log" &
     job=$!
     while [[ ! -f $DPCE_WORKSPACE/scenes/stage1/last.pt ]]; do
         kill -0 "$job" 2> /dev/null || { cat "$DPCE_WORKSPACE/log" >&2; fail "the training ended too early"; }
@@ -84,7 +84,7 @@ expect "Ctrl-C: exit code 130, a message, and the same command continues"
 start "${all[@]}"
 kill -INT "$job"
 ends_with 130 "the same command continues"
-dpce train-stage1 "${all[@]}" --epochs 2 | tail -n 3
+dpce train-stage1 "${all[@]}" --epochs 20 | tail -n 3
 
 if ((gpus != 1)); then
     expect "a killed process: exit code 1, and a message that names the signal"

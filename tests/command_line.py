@@ -18,7 +18,7 @@ from unittest.mock import patch
 import typer.main
 
 from dpce_cli.app import app, main
-from dpce_cli.core.models import image_encoder
+from dpce_cli.core.models import backbones
 from dpce_cli.core.workspace.checkpoint import Checkpoint, load_checkpoint
 from tests.core.tiny import TinyCNN
 
@@ -105,7 +105,7 @@ def _main_on_tiny_cnn() -> None:
 
 
 def tiny_resnet18() -> AbstractContextManager[object]:
-    return patch.dict(image_encoder._BACKBONES, {"resnet18": (TinyCNN, None, 32)})
+    return patch.dict(backbones.VARIANTS, {"resnet18": TinyCNN})
 
 
 if __name__ == "__main__":

@@ -22,13 +22,15 @@ def train_stage1(
         str | None,
         typer.Option(
             "--backbone",
-            help="resnet18/34/50/101/152, resnet50-v1/-caffe, vgg16/19 or vgg16/19-caffe.  \\[default: the preset's]",
+            help="A CNN of torchvision, timm:NAME, resnet50-v1, resnet50-caffe or vgg16/19-caffe.  "
+            "\\[default: the preset's]",
         ),
     ] = None,
     backbone_weights: Annotated[
         str | None,
         typer.Option(
-            "--backbone-weights", help="A state dict file, imagenet (torchvision's) or none.  \\[default: the preset's]"
+            "--backbone-weights",
+            help="A state dict file, imagenet (the published ones) or none.  \\[default: the preset's]",
         ),
     ] = None,
     word_vectors: Annotated[

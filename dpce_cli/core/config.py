@@ -27,23 +27,12 @@ class TextConfig:
 class ImageConfig:
     """How photos become the CNN's input."""
 
-    backbone: Literal[
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet50-v1",
-        "resnet50-caffe",
-        "resnet101",
-        "resnet152",
-        "vgg16",
-        "vgg19",
-        "vgg16-caffe",
-        "vgg19-caffe",
-    ]
-    """The image CNN. "resnet50-v1" is the original one, with strides on the 1x1 convolutions; "-caffe" takes weights
-    from MatConvNet."""
+    backbone: str
+    """The image CNN: a classification model of torchvision such as "resnet50" or "efficientnet_b0", "timm:NAME" for one
+    of timm, or a variant for the authors' weights: "resnet50-v1" is the original ResNet-50, with strides on the 1x1
+    convolutions; "resnet50-caffe", "vgg16-caffe" and "vgg19-caffe" take weights from MatConvNet."""
     backbone_weights: str
-    """"imagenet" (torchvision's), "none" (from scratch) or the path of a state dict."""
+    """"imagenet" (the published ones), "none" (from scratch) or the path of a state dict."""
     resize: int
     """Length of the short side after resizing, in pixels."""
     squash: bool

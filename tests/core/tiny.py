@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.data.records import CaptionedImage
-from dpce_cli.core.models import image_encoder
+from dpce_cli.core.models import backbones
 from dpce_cli.core.presets import build_preset
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.text.vocabulary import build_vocabulary
@@ -94,7 +94,7 @@ def tiny_cnn() -> Iterator[None]:
 
 
 def _tiny_resnet34() -> AbstractContextManager[object]:
-    return patch.dict(image_encoder._BACKBONES, {"resnet34": (TinyCNN, None, 32)})
+    return patch.dict(backbones.VARIANTS, {"resnet34": TinyCNN})
 
 
 class Recorder(Reporter):

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from torchvision import models
 
 from dpce_cli.core.data.images import normalize
-from dpce_cli.core.models.image_encoder import IMAGENET_STD, ImageEncoder
+from dpce_cli.core.models.backbones import IMAGENET_STD
+from dpce_cli.core.models.image_encoder import ImageEncoder
 
 
 def embedding_of_windows(encoder: ImageEncoder, photo: Tensor, *, side: int) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 
 from dpce_cli.core.config import Config, TextConfig
 from dpce_cli.core.errors import CheckpointError, ConfigError, VocabularyError, WorkspaceError
+from dpce_cli.core.models.backbones import build_backbone
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.models.image_encoder import build_backbone
 from dpce_cli.core.models.matconvnet.names import (
     backbone_of,
     take_backbone,

@@ -109,8 +109,6 @@ def check_replaceable(folder: Path) -> None:
 
 def _description(model: Model, folder: Path, half: bool) -> dict[str, Any]:
     """What config.json holds."""
-    from dpce_cli.core.models.image_encoder import IMAGENET_STD
-
     image = replace(model.config.image, backbone_weights="none")  # perhaps a path of the person who trained it
     return {
         "format": FORMAT,
@@ -124,7 +122,7 @@ def _description(model: Model, folder: Path, half: bool) -> dict[str, Any]:
             "squash": image.squash,
             "crop": image.crop if image.test_view == "crop" else None,
             "mean": list(model.image_encoder.mean),
-            "std": list(IMAGENET_STD),
+            "std": list(model.image_encoder.std),
             "interpolation": "bicubic",
             "average_with_mirror_image": image.mirror,
         },

@@ -6,8 +6,8 @@ import torch
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.errors import ConfigError
+from dpce_cli.core.models.backbones import load_backbone_weights
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.models.image_encoder import load_backbone_weights
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.word_vectors import WordVectors

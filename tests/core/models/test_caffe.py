@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from dpce_cli.core.errors import ConfigError
-from dpce_cli.core.models import image_encoder
+from dpce_cli.core.models import backbones
+from dpce_cli.core.models.backbones import load_backbone_weights
 from dpce_cli.core.models.caffe import CaffeVGG
-from dpce_cli.core.models.image_encoder import ImageEncoder, load_backbone_weights
+from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.models.matconvnet.network import read_network
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.sharing.importing import import_backbone
@@ -119,7 +120,7 @@ class ThinCaffeVGG(CaffeVGG):
 def test_vgg_computes_what_matconvnet_does_up_to_fc7(
     name: str, configuration: str, counts: Sequence[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(image_encoder._BACKBONES, name, (partial(ThinCaffeVGG, configuration), None, HIDDEN))
+    monkeypatch.setitem(backbones.VARIANTS, name, partial(ThinCaffeVGG, configuration))
     draw = Draw(0)
     vgg_params(draw, counts, hidden=HIDDEN, classes=1000)
     encoder = encoder_from(save_v7(tmp_path / "imagenet-vgg-verydeep.mat", simple(draw.params)), tmp_path)

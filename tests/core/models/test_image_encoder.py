@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,16 +10,10 @@ from torch.nn import functional as F
 from torchvision import models
 
 from dpce_cli.core.data.images import load_image, normalize, training_view
-from dpce_cli.core.errors import CheckpointError, ConfigError
-from dpce_cli.core.models import image_encoder
-from dpce_cli.core.models.image_encoder import (
-    BACKBONES,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ORIGINAL_MEAN,
-    ImageEncoder,
-    load_backbone_weights,
-)
+from dpce_cli.core.errors import CheckpointError
+from dpce_cli.core.models import backbones, image_encoder
+from dpce_cli.core.models.backbones import IMAGENET_MEAN, IMAGENET_STD, ORIGINAL_MEAN, load_backbone_weights
+from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.seeding import generator_for
 
 
@@ -98,7 +89,7 @@ def thin_vgg() -> models.VGG:
 
 
 def test_vgg_has_neither_dropout_nor_the_relu_of_fc7_as_in_the_authors_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(image_encoder._BACKBONES, "vgg16", (thin_vgg, None, 16))
+    monkeypatch.setitem(backbones.VARIANTS, "vgg16", thin_vgg)
     weights = {key: value.clone() for key, value in thin_vgg().state_dict().items()}
     encoder, images = build("vgg16").train(), random_images(8, 224)
     encoder.reset_parameters(generator_for("head"), weights)
@@ -175,152 +166,6 @@ def test_photos_are_normalised_as_the_backbones_were_trained(monkeypatch: pytest
 def test_the_embedding_does_not_end_in_a_relu(encoder: ImageEncoder) -> None:
     with torch.inference_mode():
         assert (encoder(random_images(8)) < 0).any()
-
-
-def published_state(backbone: str) -> dict[str, Tensor]:
-    """A published state dict with its classification layer, but with random weights in half precision."""
-    torch.manual_seed(1)
-    network: nn.Module = getattr(models, backbone)()
-    return {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
-
-
-@pytest.fixture(scope="module")
-def resnet18_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(published_state("resnet18"), path)
-    return path
-
-
-def test_weights_from_a_file_become_the_backbones(resnet18_file: Path) -> None:
-    weights = load_backbone_weights("resnet18", str(resnet18_file))
-    saved = torch.load(resnet18_file, weights_only=True)
-    assert {value.dtype for value in weights.values()} == {torch.float32}
-    assert weights.keys() == saved.keys()
-    encoder = build("resnet18")
-    before = encoder.head.state_dict()["0.weight"].clone()
-    encoder.reset_parameters(generator_for("head"), weights)
-    own = encoder.backbone.state_dict()
-    assert own.keys() == saved.keys() - {"fc.weight", "fc.bias"}
-    assert all(value.equal(saved[key].to(value.dtype)) for key, value in own.items())
-    assert encoder.head.state_dict()["0.weight"].equal(before)
-
-
-def test_num_batches_tracked_may_be_missing_in_the_file(resnet18_file: Path, tmp_path: Path) -> None:
-    state = torch.load(resnet18_file, weights_only=True)
-    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    torch.save(state, tmp_path / "lean.pth")
-    weights = load_backbone_weights("resnet18", str(tmp_path / "lean.pth"))
-    assert weights["bn1.num_batches_tracked"] == 0
-    build("resnet18").reset_parameters(generator_for("head"), weights)
-
-
-@pytest.mark.parametrize(
-    ("saved", "asked", "expected"),
-    [
-        ("resnet18", "resnet50", "missing"),
-        ("resnet18", "resnet34", "missing"),
-        ("resnet18", "vgg16", "missing"),
-        ("resnet34", "resnet18", "unknown"),
-    ],
-)
-def test_weights_of_another_network_are_refused(tmp_path: Path, saved: str, asked: str, expected: str) -> None:
-    torch.save(published_state(saved), tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match=f"not the weights of {asked}.*{expected}.*--backbone"):
-        load_backbone_weights(asked, str(tmp_path / "weights.pth"))
-
-
-def test_weights_of_another_shape_are_refused(resnet18_file: Path, tmp_path: Path) -> None:
-    state = torch.load(resnet18_file, weights_only=True)
-    state["fc.weight"] = state["fc.weight"][:10]
-    torch.save(state, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match=r"1 have another shape .*\(first: fc.weight\)"):
-        load_backbone_weights("resnet18", str(tmp_path / "weights.pth"))
-
-
-def test_a_missing_weights_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"none\.pth: no such file"):
-        load_backbone_weights("resnet18", str(tmp_path / "none.pth"))
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", b"PK\x03\x04damaged", b"\x80\x02."])
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "weights.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch state dict"):
-        load_backbone_weights("resnet18", str(tmp_path / "weights.pth"))
-
-
-def test_a_truncated_checkpoint_is_refused(resnet18_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "half.pth").write_bytes(resnet18_file.read_bytes()[:1_000_000])
-    with pytest.raises(CheckpointError, match=r"half\.pth: cannot be read"):
-        load_backbone_weights("resnet18", str(tmp_path / "half.pth"))
-
-
-@pytest.mark.parametrize("content", [[1, 2], torch.ones(3), {"state_dict": {"a": torch.ones(1)}}, {"epoch": 3}])
-def test_a_checkpoint_that_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
-    torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match="not a state dict of tensors"):
-        load_backbone_weights("resnet18", str(tmp_path / "weights.pth"))
-
-
-def test_a_state_dict_with_numbers_for_names_is_refused(tmp_path: Path) -> None:
-    torch.save({1: torch.ones(3)}, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match="not the weights of resnet18"):
-        load_backbone_weights("resnet18", str(tmp_path / "weights.pth"))
-
-
-class Malicious:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-def save_with_torch(value: object, path: Path) -> None:
-    torch.save(value, path)
-
-
-def save_with_pickle(value: object, path: Path) -> None:
-    path.write_bytes(pickle.dumps(value))
-
-
-@pytest.mark.parametrize("save", [save_with_torch, save_with_pickle])
-def test_code_in_a_weights_file_is_never_run(tmp_path: Path, save: Callable[[object, Path], None]) -> None:
-    save({"conv1.weight": Malicious(tmp_path / "owned")}, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch state dict"):
-        load_backbone_weights("resnet18", str(tmp_path / "weights.pth"))
-    assert not (tmp_path / "owned").exists()
-
-
-def test_the_original_resnet50_has_no_published_weights() -> None:
-    with pytest.raises(ConfigError, match=r"resnet50-v1: torchvision publishes no weights.*--backbone-weights FILE"):
-        load_backbone_weights("resnet50-v1", "imagenet")
-
-
-def test_weights_that_cannot_be_downloaded_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(self: object, **options: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", offline)
-    with pytest.raises(ConfigError, match=r"resnet18: the ImageNet weights at https.*no route to host.*none"):
-        load_backbone_weights("resnet18", "imagenet")
-
-
-def test_published_weights_are_taken_from_torchvision(monkeypatch: pytest.MonkeyPatch, resnet18_file: Path) -> None:
-    state = torch.load(resnet18_file, weights_only=True)
-    monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", lambda self, **options: state)
-    assert load_backbone_weights("resnet18", "imagenet")["conv1.weight"].equal(state["conv1.weight"].float())
-
-
-def test_every_backbone_can_be_built() -> None:
-    for backbone in BACKBONES:
-        with torch.device("meta"):
-            encoder = ImageEncoder(backbone=backbone, embedding_dim=4).eval()
-            side = 224 if backbone.endswith("caffe") else 64
-            photo = torch.empty(1, 3, side, side, dtype=torch.uint8)
-            assert encoder.pooled_features(photo).shape == (1, encoder.feature_dim)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from torchvision import models
 from dpce_cli.core.data.images import load_image
 from dpce_cli.core.data.views import views_in_testing
 from dpce_cli.core.errors import CheckpointError, ConfigError
-from dpce_cli.core.models import image_encoder
+from dpce_cli.core.models import backbones
 from dpce_cli.core.models.caffe import CaffeVGG
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.retrieval.encoding import encode_images
@@ -97,8 +97,8 @@ def thin_vgg(build: Callable[[], models.VGG]) -> models.VGG:
 
 
 THIN_VGGS = {
-    "vgg16": (lambda: thin_vgg(models.vgg16), None, 16),
-    "vgg16-caffe": (lambda: thin_vgg(lambda: CaffeVGG("D")), None, 16),
+    "vgg16": lambda: thin_vgg(models.vgg16),
+    "vgg16-caffe": lambda: thin_vgg(lambda: CaffeVGG("D")),
 }
 
 
@@ -109,7 +109,7 @@ def test_whole_photos_of_any_shape_have_the_embeddings_that_torch_gives_them(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, entry in THIN_VGGS.items():
-        monkeypatch.setitem(image_encoder._BACKBONES, name, entry)
+        monkeypatch.setitem(backbones.VARIANTS, name, entry)
     torch.manual_seed(0)
     encoder = ImageEncoder(backbone=backbone, embedding_dim=16).eval()
     path = tmp_path / "image.onnx"
