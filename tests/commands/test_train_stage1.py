@@ -140,7 +140,7 @@ def test_a_finished_stage_says_so_and_more_epochs_need_fresh(prepared: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--backbone", "nosuch"), "image.backbone is 'nosuch'; expected one of resnet18"),
+        (("--backbone", "nosuch"), "nosuch: there is no such image CNN; choose torchvision's"),
         (("--backbone-weights", "nowhere.pt"), "nowhere.pt: no such file; --backbone-weights takes a file"),
         (("--set", "stage1.multipliers.backbone=0"), "an image CNN without pretrained weights cannot stay frozen"),
         (("--device", "abacus"), "--device abacus: there is no such device; choose auto, cpu, cuda or cuda:N"),
