@@ -87,13 +87,14 @@ class ImageEncoder(nn.Module):
             windows = F.unfold(self.backbone.features(pixels), side).transpose(1, 2)  # (batch, windows, 512 * side**2)
             pooled = self.backbone.avgpool(windows.flatten(0, 1).unflatten(1, (-1, side, side)))
             return cast(Tensor, self.backbone.classifier(pooled.flatten(1)).unflatten(0, (images.shape[0], -1)))
-        if not isinstance(self.backbone, models.ResNet):
+        *layers, pooling, classifier = self.backbone.named_children()
+        if (pooling[0], classifier[0]) != ("avgpool", "fc"):  # the layers of a ResNet, one after another
             raise ConfigError(
                 f"this image CNN has no windows for photos of {images.shape[3]} x {images.shape[2]} pixels, as ResNets "
                 "and VGGs have; prepare with --set image.test_view=crop"
             )
         maps = pixels
-        for layer in list(self.backbone.children())[:-2]:  # without the pooling and the classification layer
+        for _, layer in layers:
             maps = layer(maps)
         windows = F.avg_pool2d(maps, -(-self.crop // 32), stride=1)  # a map's side is the photo's / 32, rounded up
         return windows.flatten(2).transpose(1, 2)
