@@ -31,6 +31,7 @@ same() { # value, reference, largest relative difference
     python -c 'import sys; a, b, most = map(float, sys.argv[1:]); print(f"loss {a:.5f}, on the CPU {b:.5f}"); sys.exit(not abs(a - b) <= most * b)' "$@" \
         || fail "the losses differ by more than $3 of their size"
 }
+again() { dpce train-stage1 --epochs 20 "$@"; }
 start() { # a training in the background; returns when it has written its first checkpoint
     rm -f "$DPCE_WORKSPACE/scenes/stage1/last.pt"
     # A process in the background ignores Ctrl-C, but not if Python starts it.
@@ -84,7 +85,7 @@ expect "Ctrl-C: exit code 130, a message, and the same command continues"
 start "${all[@]}"
 kill -INT "$job"
 ends_with 130 "the same command continues"
-dpce train-stage1 "${all[@]}" --epochs 20
+again "${all[@]}"
 
 if ((gpus != 1)); then
     expect "a killed process: exit code 1, and a message that names the signal"
