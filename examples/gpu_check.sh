@@ -35,8 +35,8 @@ again() { dpce train-stage1 --epochs 20 "$@"; }
 start() { # a training in the background; returns when it has written its first checkpoint
     rm -f "$DPCE_WORKSPACE/scenes/stage1/last.pt"
     # A process in the background ignores Ctrl-C, but not if Python starts it.
-    python -c 'import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); os.execvp(sys.argv[1], sys.argv[1:])' \
-        dpce train-stage1 --fresh --epochs 20 "$@" 2> "$DPCE_WORKSPACE/log" &
+    python -c 'import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); os.execvp("dpce", ["dpce", *sys.argv[1:]])' \
+        train-stage1 --fresh --epochs 20 "$@" 2> "$DPCE_WORKSPACE/log" &
     job=$!
     while [[ ! -f $DPCE_WORKSPACE/scenes/stage1/last.pt ]]; do
         kill -0 "$job" 2> /dev/null || { cat "$DPCE_WORKSPACE/log" >&2; fail "the training ended too early"; }
