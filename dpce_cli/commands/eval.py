@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,10 +56,11 @@ def evaluate(
     ] = Format.table,
     as_json: JsonOption = False,
     details: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="TOML file of words such as examples/details.toml: measure also how often a photo prefers its caption "
-            "to the same caption with one such word swapped. Table or JSON."
+            metavar="FILE",
+            help="Measure also how often a photo prefers its caption to the same caption with one word swapped: words "
+            "of a TOML file, or 'english'. Table or JSON.",
         ),
     ] = None,
     workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -83,10 +83,11 @@ def evaluate(
         _evaluate_gallery(workspace_path, gallery, as_json=form is Format.json)
         return
     from dpce_cli.commands.console import ConsoleReporter, print_json
-    from dpce_cli.core.retrieval.details import measure_details, read_details
+    from dpce_cli.core.retrieval.details import measure_details
     from dpce_cli.core.retrieval.evaluation import evaluate_split
     from dpce_cli.core.retrieval.hubness import corrected_for_hubs, has_hubness
     from dpce_cli.core.retrieval.model import Model
+    from dpce_cli.core.text.details import read_details
     from dpce_cli.core.workspace.artefacts import load_features
     from dpce_cli.core.workspace.workspace import Workspace
 
@@ -201,8 +202,19 @@ def _print_details(measured: dict[str, DetailAccuracy | None]) -> None:
     from dpce_cli.commands.console import print_table
 
     rows = [
-        (kind, f"{found.captions:,}" if found else "0", f"{100 * found.accuracy:.1f}" if found else "")
+        (
+            kind,
+            f"{found.captions:,}" if found else "0",
+            *("" if value is None else f"{100 * value:.1f}" for value in _fractions(found)),
+        )
         for kind, found in measured.items()
     ]
-    title = "One detail of a caption swapped: how often the photo prefers the true caption (chance: 50 %)"
-    print_table(title, ("detail", "captions", "right %"), rows, text_columns=0)
+    title = (
+        "One detail of a caption swapped: how often the photo prefers the true caption (chance: 50 %); balanced: where "
+        "both words are equally common"
+    )
+    print_table(title, ("detail", "captions", "right %", "balanced %"), rows, text_columns=0)
+
+
+def _fractions(found: DetailAccuracy | None) -> tuple[float | None, float | None]:
+    return (found.accuracy, found.balanced) if found else (None, None)

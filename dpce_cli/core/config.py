@@ -152,6 +152,13 @@ class RankingStageConfig(StageConfig):
     """Negatives of the ranking loss; "random" ones are from the batch."""
     negative_pool: int
     """Captions of other photos per step for "hardest_in_pool"; 256 in the paper."""
+    detail_weight: float = 0.0
+    """Weight of the loss against captions with one detail swapped, such as a colour or a number; 0: there are none, as
+    in the paper."""
+    detail_margin: float = 0.2
+    """Margin of that loss."""
+    details: str = "english"
+    """Words that are swapped: "english", or the path of a TOML file of words."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,3 +41,17 @@ def ranking_loss(positive: Tensor, negative_text: Tensor, negative_image: Tensor
         margin: the required gap between similarities; 1 in the paper.
     """
     return (F.relu(margin - positive + negative_text) + F.relu(margin - positive + negative_image)).mean() / 2
+
+
+def detail_loss(true: Tensor, swapped: Tensor, captions: int, margin: float) -> Tensor:
+    """Hinge against captions with one detail swapped (VSE-C, Shi et al., COLING 2018): the mean over all captions.
+
+    max(0, margin - (S(i, t) - S(i, t'))), where t' is the caption t with another word. Captions without a detail add 0.
+
+    Args:
+        true: `(swaps,)`, S(i, t) of each image and its own caption.
+        swapped: `(swaps,)`, S(i, t').
+        captions: number of captions, with and without a detail.
+        margin: the required gap between similarities.
+    """
+    return F.relu(margin - true + swapped).sum() / captions

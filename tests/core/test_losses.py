@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpce_cli.core.losses import instance_loss, ranking_loss
+from dpce_cli.core.losses import detail_loss, instance_loss, ranking_loss
 from dpce_cli.core.seeding import generator_for
 from tests.oracles import losses as oracle
 
@@ -55,6 +55,23 @@ def test_a_satisfied_triplet_has_no_gradient() -> None:
 def test_gradients_are_right() -> None:
     similarities = tuple(random(5, seed=name).requires_grad_() for name in ("positive", "text", "image"))
     assert torch.autograd.gradcheck(lambda p, t, i: ranking_loss(p, t, i, 1.0), similarities)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+@pytest.mark.parametrize("swaps", [0, 1, 16])
+def test_detail_loss_equals_the_slow_one(swaps: int, margin: float) -> None:
+    true, swapped = random(2, swaps).tanh()
+    expected = oracle.detail_loss(true.tolist(), swapped.tolist(), 20, margin)
+    assert float(detail_loss(true, swapped, 20, margin)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_detail_loss_by_hand() -> None:
+    true, swapped = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.25, 0.5, 0.75])
+    assert float(detail_loss(true, swapped, 4, 0.25)) == (0 + 0.25 + 0.5) / 4
+    true.requires_grad_()
+    detail_loss(true, swapped, 4, 0.25).backward()
+    assert true.grad is not None
+    assert true.grad.tolist() == [0, -0.25, -0.25]
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])

@@ -28,6 +28,14 @@ def ranking_loss(
     return total / (2 * len(positive))
 
 
+def detail_loss(true: Sequence[float], swapped: Sequence[float], captions: int, margin: float) -> float:
+    """The sum of the hinges over all swapped captions, divided by the number of captions."""
+    total = 0.0
+    for right, wrong in zip(true, swapped, strict=True):
+        total += max(0.0, margin - (right - wrong))
+    return total / captions
+
+
 def accuracy(logits: Sequence[Sequence[float]], instance_ids: Sequence[int]) -> float:
     """Share of the rows whose own instance scores higher than all others."""
     right = 0

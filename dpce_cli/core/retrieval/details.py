@@ -6,20 +6,16 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from statistics import fmean
 
 import torch
 
-from dpce_cli.core.errors import DataError
 from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.text.details import Kinds
 from dpce_cli.core.text.tokenizer import tokenize
 from dpce_cli.core.workspace.features import FeatureStore
-
-Kinds = Mapping[str, Sequence[Sequence[str]]]
-"""Groups of words that replace each other, by kind of detail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,27 +26,10 @@ class DetailAccuracy:
     """Captions with exactly one word of the kind."""
     accuracy: float
     """Fraction of swaps where the photo is more similar to the true caption; chance is 0.5. Captions count alike."""
-
-
-def read_details(path: Path) -> Kinds:
-    """Read the words of each kind of detail from a TOML file such as `examples/details.toml`.
-
-    Raises:
-        DataError: it cannot be read, is not TOML, or a kind is not a list of strings of at least two different words.
-    """
-    try:
-        kinds = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as TOML ({error}); start from examples/details.toml") from error
-    read = dict[str, list[list[str]]]()
-    for kind, groups in kinds.items():
-        if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
-            raise DataError(f'{path}: {kind}: give a list of strings of words, for example ["left right"]')
-        read[kind] = [group.split() for group in groups]
-        words = [word for group in read[kind] for word in group]
-        if len(set(words)) < len(words) or any(len(group) < 2 for group in read[kind]):
-            raise DataError(f"{path}: {kind}: give at least two words per string, and each word once")
-    return read
+    balanced: float | None
+    """The mean over pairs of words, where each word of a pair is as often the true one: 0.5 for a model that does not
+    look at the photo and prefers common words. Pairs weigh as many captions as the rarer word has. None: no caption of
+    a pair has the other word."""
 
 
 def measure_details(model: Model, store: FeatureStore, kinds: Kinds) -> dict[str, DetailAccuracy | None]:
@@ -76,7 +55,7 @@ def _measure(
     model: Model, store: FeatureStore, captions: Sequence[Sequence[str]], groups: Sequence[Sequence[str]]
 ) -> DetailAccuracy | None:
     group_of = {word: [w for w in group if model.vocabulary.token_ids([w])] for group in groups for word in group}
-    swapped, of_caption = list[str](), list[int]()
+    swapped, of_caption, pairs = list[str](), list[int](), list[tuple[str, str]]()
     for number, words in enumerate(captions):
         places = [place for place, word in enumerate(words) if word in group_of]
         if len(places) != 1:
@@ -85,6 +64,7 @@ def _measure(
         others = [other for other in group_of[words[place]] if other != words[place]]
         swapped += [" ".join([*words[:place], other, *words[place + 1 :]]) for other in others]
         of_caption += [number] * len(others)
+        pairs += [(words[place], other) for other in others]
     if not swapped:
         return None
     caption = torch.tensor(of_caption)
@@ -93,4 +73,20 @@ def _measure(
     is_right = ((photos * store.text_embeddings[caption]).sum(1) > (photos * wrong).sum(1)).double()
     counts = torch.bincount(caption, minlength=len(captions))
     per_caption = torch.bincount(caption, weights=is_right, minlength=len(captions))[counts > 0] / counts[counts > 0]
-    return DetailAccuracy(captions=len(per_caption), accuracy=float(per_caption.mean()))
+    return DetailAccuracy(
+        captions=len(per_caption), accuracy=float(per_caption.mean()), balanced=_balanced(pairs, is_right.tolist())
+    )
+
+
+def _balanced(pairs: Sequence[tuple[str, str]], is_right: Sequence[float]) -> float | None:
+    """See `DetailAccuracy.balanced`; each pair has the true word and the other one."""
+    found = dict[tuple[str, str], list[float]]()
+    for pair, right in zip(pairs, is_right, strict=True):
+        found.setdefault(pair, []).append(right)
+    total, weights = 0.0, 0
+    for (true, other), rights in found.items():
+        if true < other and (reversed_rights := found.get((other, true))):
+            weight = min(len(rights), len(reversed_rights))
+            total += weight * (fmean(rights) + fmean(reversed_rights)) / 2
+            weights += weight
+    return total / weights if weights else None

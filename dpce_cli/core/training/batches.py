@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dpce_cli.core.config import Config, ImageConfig
+from dpce_cli.core.config import Config, ImageConfig, RankingStageConfig
 from dpce_cli.core.data.loading import read_views
 from dpce_cli.core.data.position_shift import shift_randomly
 from dpce_cli.core.data.records import instance_ids
@@ -25,7 +25,9 @@ from dpce_cli.core.processes.collectives import gather_objects, lengths, share, 
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.encoding import pack_captions
 from dpce_cli.core.seeding import generator_for
+from dpce_cli.core.text.details import read_details
 from dpce_cli.core.text.vocabulary import Vocabulary
+from dpce_cli.core.training.details import DetailSwaps
 from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.feature_cache import cached_features
 from dpce_cli.core.workspace.workspace import Workspace
@@ -55,6 +57,10 @@ class Batch:
     """`(texts,)`"""
     image_of_text: Tensor
     """`(texts,)` position in `rows` of each caption's photo; -1 for a caption of a photo that is not in the batch."""
+    swapped_token_ids: Tensor
+    """`(swaps, words)` captions with one detail swapped; none without `stage2.detail_weight`."""
+    text_of_swap: Tensor
+    """`(swaps,)` position in `token_ids` of the true caption."""
     part: int = 0
     """Number of this part of its step."""
     image_share: float = 1.0
@@ -89,17 +95,29 @@ class Batch:
         position = torch.full((len(self.rows),), -1)
         position[kept] = torch.arange(len(kept))
         texts = position[self.image_of_text] >= 0
-        return Batch(
+        part = self.with_texts(texts)
+        return replace(
+            part,
             rows=self.rows[kept],
             images=self.images[number::count],
             counts=tuple(len(range(number, photos, count)) for photos in self.counts),
             instance_ids=self.instance_ids[kept],
-            token_ids=self.token_ids[texts],
-            text_instance_ids=self.text_instance_ids[texts],
-            image_of_text=position[self.image_of_text[texts]],
+            image_of_text=position[part.image_of_text],
             part=number,
             image_share=len(kept) / len(self.rows),
-            text_share=int(texts.sum()) / len(self.image_of_text),
+            text_share=len(part.image_of_text) / len(self.image_of_text),
+        )
+
+    def with_texts(self, kept: Tensor) -> Batch:
+        """The batch with only the captions where `kept`, bool `(texts,)`, is true, and with their swapped captions."""
+        swaps = kept[self.text_of_swap]
+        return replace(
+            self,
+            token_ids=self.token_ids[kept],
+            text_instance_ids=self.text_instance_ids[kept],
+            image_of_text=self.image_of_text[kept],
+            swapped_token_ids=self.swapped_token_ids[swaps],
+            text_of_swap=(kept.cumsum(0) - 1)[self.text_of_swap[swaps]],
         )
 
 
@@ -141,6 +159,10 @@ class TrainingSet:
         self.instance_of_text = self.instance_of_image[self.image_of_text]
         self.caption_counts = torch.bincount(self.image_of_text, minlength=len(self.images))
         self.first_caption = self.caption_counts.cumsum(0) - self.caption_counts
+        self.swaps = None
+        if isinstance(self.stage, RankingStageConfig) and self.stage.detail_weight:
+            kinds = read_details(self.stage.details)
+            self.swaps = DetailSwaps(kinds, vocabulary, self.token_ids, self.instance_of_text, self.instances)
         self.features = (
             cached_features(cache, dataset, encoder, config.image, split="train", workers=workers, reporter=reporter)
             if cache
@@ -179,14 +201,24 @@ class TrainingSet:
             if self.features is not None:
                 views = torch.randint(images.shape[1], (len(rows),), generator=generator)
                 images = images[torch.arange(len(images)), views[share(len(rows))]]
+            token_ids, text_instance_ids = (
+                self._augmented(self.token_ids[texts], generator),
+                self.instance_of_text[texts],
+            )
+            swapped, text_of_swap = token_ids[:0], owner[:0]
+            if self.swaps:
+                details = generator_for(*self.seed, "details", epoch, step)
+                swapped, text_of_swap = self.swaps.draw(token_ids, text_instance_ids, details)
             yield Batch(
                 rows=rows,
                 images=images,
                 counts=counts,
                 instance_ids=self.instance_of_image[rows],
-                token_ids=self._augmented(self.token_ids[texts], generator),
-                text_instance_ids=self.instance_of_image[rows[owner]],
+                token_ids=token_ids,
+                text_instance_ids=text_instance_ids,
                 image_of_text=owner,
+                swapped_token_ids=swapped,
+                text_of_swap=text_of_swap,
             )
 
     def _permutation(self, generator: torch.Generator) -> Tensor:

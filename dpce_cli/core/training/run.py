@@ -133,8 +133,11 @@ class StageRun:
         return gather_rows(self.image_encoder(part.images), part.counts)
 
     def encode_text(self, part: Batch) -> Tensor:
-        """f_txt `(texts, dim)` of all captions of the part; each process computes its share."""
-        text = self._encode_share(self.text_encoder, part.token_ids)
+        """f_txt `(texts + swaps, dim)` of all captions of the part and of those with a swapped detail.
+
+        Each process computes its share.
+        """
+        text = self._encode_share(self.text_encoder, torch.cat([part.token_ids, part.swapped_token_ids]))
         if world_size() > 1:
             self._seed(part, 0)  # from here on, all processes compute the same on the whole batch
         return text

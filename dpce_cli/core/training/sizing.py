@@ -197,7 +197,9 @@ def take_step(
         with torch.no_grad():
             model.text_encoder.eval()(torch.zeros(pool, config.text.max_words, dtype=torch.long))
         model.text_encoder.train()
-    text = model.text_encoder(torch.zeros(own_texts, config.text.max_words, dtype=torch.long))
+    # With stage2.detail_weight, up to one swapped caption for each caption.
+    encoded = 2 * own_texts if isinstance(stage, RankingStageConfig) and stage.detail_weight else own_texts
+    text = model.text_encoder(torch.zeros(encoded, config.text.max_words, dtype=torch.long))[:own_texts]
     if processes > 1:
         image, text = (part.repeat(processes, 1) for part in (image, text))
     ids = torch.zeros(len(image) + len(text), dtype=torch.long)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.errors import CheckpointError
-from dpce_cli.core.losses import ranking_loss
+from dpce_cli.core.losses import detail_loss, ranking_loss
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.negatives import hardest_in_batch, hardest_in_pool, random_in_batch
 from dpce_cli.core.processes.collectives import share
@@ -111,21 +111,28 @@ def train(run: StageRun) -> StageResult:
                 image = run.encode_images(part)
                 if stage.negatives == "hardest_in_pool":
                     part = _with_pool_negatives(part, image, run, stage.negative_pool)
-                text = run.encode_text(part)
+                text, swapped = run.encode_text(part).split([len(part.token_ids), len(part.text_of_swap)])
 
-                similarities = triplets(model.ranking_embeddings(image), model.ranking_embeddings(text), part)
+                image_embeddings, text_embeddings = map(model.ranking_embeddings, (image, text))
+                similarities = triplets(image_embeddings, text_embeddings, part)
                 rank_loss = part.text_share * ranking_loss(*similarities, stage.margin)
                 # losses.instance_loss of images and captions, for some classes at a time
                 instance = model.instance_losses(
                     image, text, part.instance_ids, part.text_instance_ids, stage.label_smoothing
                 ).of_part(part.image_share, part.text_share)
+                values = {"ranking_loss": rank_loss, **instance._asdict()}
                 loss = (
                     stage.ranking_weight * rank_loss
                     + stage.image_weight * instance.image_loss
                     + stage.text_weight * instance.text_loss
                 )
 
-                run.backward(loss, part, ranking_loss=rank_loss, **instance._asdict())
+                if stage.detail_weight:
+                    pairs = _detail_pairs(image_embeddings, text_embeddings, model.ranking_embeddings(swapped), part)
+                    values["detail_loss"] = part.text_share * detail_loss(*pairs, stage.detail_margin)
+                    loss = loss + stage.detail_weight * values["detail_loss"]
+
+                run.backward(loss, part, **values)
             run.step()
             run.log()
             run.save_if_due()
@@ -140,7 +147,7 @@ def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) 
     The second half of the photos are the negative images. The pool is embedded in eval mode, without gradients.
     """
     half = len(batch.instance_ids) // 2
-    own = batch.image_of_text < half
+    batch = batch.with_texts(batch.image_of_text < half)
     token_ids, instance_ids = run.training_set.caption_pool(
         size, batch.instance_ids[:half].cpu(), run.state.step, batch.part
     )
@@ -149,9 +156,9 @@ def _with_pool_negatives(batch: Batch, image: Tensor, run: StageRun, size: int) 
     hardest = hardest_in_pool(run.state.model.ranking_embeddings(image[:half]).detach(), pool)
     return replace(
         batch,
-        token_ids=torch.cat([batch.token_ids[own], token_ids[hardest]]),
-        text_instance_ids=torch.cat([batch.text_instance_ids[own], instance_ids[hardest]]),
-        image_of_text=torch.cat([batch.image_of_text[own], torch.full_like(hardest, -1)]),
+        token_ids=torch.cat([batch.token_ids, token_ids[hardest]]),
+        text_instance_ids=torch.cat([batch.text_instance_ids, instance_ids[hardest]]),
+        image_of_text=torch.cat([batch.image_of_text, torch.full_like(hardest, -1)]),
         text_share=batch.query_share,
     )
 
@@ -185,6 +192,16 @@ def _triplets(similarity: Tensor, chosen: tuple[Tensor, Tensor], batch: Batch) -
     owner, column = batch.image_of_text, torch.arange(similarity.shape[1], device=similarity.device)
     wrong = similarity.masked_fill(batch.instance_ids[:, None] == batch.text_instance_ids, -torch.inf)
     return similarity[owner, column], wrong[owner, negative_text[owner]], wrong[negative_image, column]
+
+
+def _detail_pairs(image: Tensor, text: Tensor, swapped: Tensor, batch: Batch) -> tuple[Tensor, Tensor, int]:
+    """For every swapped caption: similarities of its photo to the true caption and to it; and the number of captions.
+
+    That number includes captions without a detail.
+    """
+    photo = image[batch.image_of_text[batch.text_of_swap]]
+    true, false = (photo * text[batch.text_of_swap]).sum(1), (photo * swapped).sum(1)
+    return true, false, int((batch.image_of_text >= 0).sum())
 
 
 _TRIPLETS = {"hardest_in_batch": _batch_triplets, "hardest_in_pool": _pool_triplets, "random": _random_triplets}

@@ -21,6 +21,8 @@ def made_up_batch(captions: Sequence[int], counts: tuple[int, ...], own: slice) 
         token_ids=owner[:, None],
         text_instance_ids=owner,
         image_of_text=owner,
+        swapped_token_ids=1000 + torch.arange(len(owner))[::2, None],
+        text_of_swap=torch.arange(len(owner))[::2],
     )
 
 
@@ -44,6 +46,16 @@ def test_the_parts_of_a_batch_are_the_batch(counts: tuple[int, ...], parts: int)
     whole = torch.cat([part.instance_ids for part in of_processes[0]])
     assert sorted(whole.tolist()) == list(range(total))
     assert sum(len(part.token_ids) for part in of_processes[0]) == sum(captions)
+
+
+def test_swapped_captions_are_in_the_part_of_their_caption() -> None:
+    batch = made_up_batch([1, 5, 2, 4, 3, 1], (6,), slice(0, 6))
+    parts = batch.parts(3)
+    for part in parts:
+        caption = part.swapped_token_ids[:, 0] - 1000  # its position in the batch
+        assert batch.token_ids[caption].equal(part.token_ids[part.text_of_swap])
+    found = torch.cat([part.swapped_token_ids for part in parts])
+    assert sorted(found.tolist()) == batch.swapped_token_ids.tolist()
 
 
 def test_parts_are_the_same_for_any_number_of_processes() -> None:

@@ -116,6 +116,26 @@ def dataset(tmp_path: Path) -> PreparedDataset:
     return prepared(tmp_path, usual_captions())
 
 
+def test_swapped_captions_follow_from_seed_and_step_and_change_nothing_else(
+    dataset: PreparedDataset, encoder: ImageEncoder, tmp_path: Path
+) -> None:
+    (tmp_path / "words.toml").write_text(f'word = ["{" ".join(VOCABULARY.words)}"]')
+    swapping = ["stage2.detail_weight=1", f"stage2.details={tmp_path / 'words.toml'}"]
+    without = list(training_set(dataset, encoder, stage=2, cache=True).batches(1))
+    with_swaps = training_set(dataset, encoder, *swapping, stage=2, cache=True)
+    batches = list(with_swaps.batches(1))
+    assert same(batches, list(training_set(dataset, encoder, *swapping, stage=2, cache=True).batches(1)))
+    assert not batches[0].swapped_token_ids.equal(next(with_swaps.batches(2)).swapped_token_ids)
+    for batch, plain in zip(batches, without, strict=True):
+        assert batch.text_of_swap.equal(torch.arange(len(batch.token_ids)))
+        assert not len(plain.text_of_swap)
+        assert ((batch.swapped_token_ids != batch.token_ids).sum(1) == 1).all()
+        assert same(
+            [replace(batch, swapped_token_ids=plain.swapped_token_ids, text_of_swap=plain.text_of_swap)], [plain]
+        )
+    assert training_set(dataset, encoder, *swapping).swaps is None  # Stage I has none
+
+
 def same(first: Sequence[Batch], second: Sequence[Batch]) -> bool:
     return len(first) == len(second) and all(
         torch.as_tensor(getattr(a, field.name)).equal(torch.as_tensor(getattr(b, field.name)))

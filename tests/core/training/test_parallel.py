@@ -49,7 +49,9 @@ def test_two_processes_train_as_one_does(
     tmp_path: Path, frozen_stage1: Trained, learning_stage1: Trained, stage: int, kind: str
 ) -> None:
     trained = frozen_stage1 if kind == "cache" else learning_stage1
-    config = trained.config.with_settings(SETTINGS)
+    (tmp_path / "words.toml").write_text('photo = ["x0 x1 x2 x3 x4 x5 x6 x7 x8 x9 x10 x11"]')
+    swapping = ["stage2.detail_weight=1", f"stage2.details={tmp_path / 'words.toml'}"]
+    config = trained.config.with_settings([*SETTINGS, *swapping])
     one, two = (copy(trained.workspace, tmp_path / name) for name in ("one", "two"))
     shutil.rmtree(two.folder / "cache", ignore_errors=True)
     _train(one.root, stage, config)

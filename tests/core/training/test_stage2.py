@@ -15,6 +15,7 @@ from tests.core.conftest import Trained
 from tests.core.tiny import (
     BATCH,
     BY_HEART,
+    TRAIN,
     checkpoint,
     prepare,
     prepare_eight_pairs,
@@ -51,9 +52,20 @@ def test_what_the_ranking_loss_asks_for_is_learnt_by_heart(
     assert final["ranking_loss"] < 0.2 * first["ranking_loss"]
 
 
+@pytest.fixture
+def details(tmp_path: Path) -> list[str]:
+    """Settings that swap words of the tiny captions."""
+    path = tmp_path / "words.toml"
+    path.write_text(f'photo = ["{" ".join(f"x{index}" for index in range(TRAIN))}"]\n')
+    return ["stage2.detail_weight=3", f"stage2.details={path}"]
+
+
 @pytest.mark.parametrize("negatives", NEGATIVES)
-def test_the_logged_loss_is_the_weighted_sum_of_its_parts(stage1: Trained, negatives: str) -> None:
-    config = stage1.config.with_settings(NEGATIVES[negatives])
+@pytest.mark.parametrize("with_details", [False, True])
+def test_the_logged_loss_is_the_weighted_sum_of_its_parts(
+    stage1: Trained, negatives: str, details: list[str], with_details: bool
+) -> None:
+    config = stage1.config.with_settings([*NEGATIVES[negatives], *(details if with_details else [])])
     train(stage1.workspace, 2, config)
     weights = config.stage2
     for record in records(stage1.workspace, 2, "train"):
@@ -61,7 +73,9 @@ def test_the_logged_loss_is_the_weighted_sum_of_its_parts(stage1: Trained, negat
             weights.ranking_weight * record["ranking_loss"]
             + weights.image_weight * record["image_loss"]
             + weights.text_weight * record["text_loss"]
+            + weights.detail_weight * record.get("detail_loss", 0)
         )
+        assert ("detail_loss" in record) == with_details
         assert record["loss"] == pytest.approx(parts, rel=1e-5)
 
 
