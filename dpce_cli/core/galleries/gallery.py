@@ -43,7 +43,7 @@ class Gallery:
 
     Args:
         folder: such as `dpce-workspace/galleries/photos`.
-        model: the one that made it.
+        model: the one that made it, or one that only adds words to it.
         filters: which items may be answers.
 
     Raises:
@@ -57,7 +57,7 @@ class Gallery:
         folder = Path(folder)
         self.folder, self.model, self.filters = folder, model, filters or Filters()
         self.about = about_gallery(folder)
-        if self.about.fingerprint != model.fingerprint:
+        if self.about.fingerprint not in (model.fingerprint, *model.extends):
             raise WorkspaceError(
                 f"{folder}: was made with another model ({self.about.model_name}) than {model.name}; name its model "
                 "with --model, or run 'dpce index FOLDER --rebuild'"
@@ -189,6 +189,27 @@ def recorded_model(folder: Path) -> str | None:
     if not (folder / "current").is_file():
         return None
     return about_gallery(folder).model or None
+
+
+def change_model(folder: Path, before: str, model: Model, source: str) -> None:
+    """Have a gallery use a model that embeds its items as its model does, in one step; no item is embedded again.
+
+    Args:
+        before: fingerprint of the gallery's model.
+        source: what names the new model.
+
+    Raises:
+        WorkspaceError: there is no such gallery, it has another model by now, or it is being indexed.
+    """
+    with exclusive(folder / "lock", "a process indexes this gallery; wait for it, then run again"):
+        current = generation(folder)
+        if not current:
+            raise _no_such_gallery(folder)
+        with closing(Catalogue(current, writable=True)) as catalogue, catalogue.transaction() as database:
+            if catalogue.about.fingerprint != before:
+                raise WorkspaceError(f"{folder}: has got another model meanwhile; run again")
+            changed = {"fingerprint": model.fingerprint, "model": source, "model_name": model.name}
+            database.executemany("UPDATE about SET value = ? WHERE key = ?", [(v, key) for key, v in changed.items()])
 
 
 def open_gallery(folder: Path) -> Catalogue:

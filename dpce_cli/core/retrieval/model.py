@@ -55,6 +55,8 @@ class Model:
     """What tells these weights from all others: the fingerprint of the checkpoint that they are from."""
     load_weights: Callable[[], Mapping[str, Tensor]] = field(repr=False)
     """Reads the state dict of both encoders."""
+    extends: tuple[str, ...] = ()
+    """Fingerprints of the models to which this one only adds words: it embeds photos and known words as they do."""
     text_engine: TextEngine | None = field(default=None, repr=False)
     """What embeds token ids `(sentences, max_words)` in the place of the text encoder, without torch."""
     load_bank: Callable[[], Bank] | None = field(default=None, repr=False)

@@ -115,6 +115,7 @@ def _description(model: Model, folder: Path, half: bool) -> dict[str, Any]:
         "architecture": "dual-path text CNN and image CNN with instance loss (Zheng et al. 2020)",
         "name": model.name,
         "weights": f"{model.weights_id}{'-half' if half else ''}",
+        "extends": list(model.extends),
         "word_dim": model.word_dim,
         "embedding_dim": model.dim,
         "preprocessing": {
@@ -183,6 +184,7 @@ def load_model(folder: Path, *, device: torch.device | None = None, reporter: Re
     try:
         config = Config.from_dict(about["config"], str(path))
         name, weights, word_dim = about["name"], about["weights"], about["word_dim"]
+        extends = tuple(map(str, about.get("extends", ())))
         listed = {file: (entry["bytes"], entry["sha256"]) for file, entry in about["files"].items()}
         if not (type(name) is type(weights) is str and type(word_dim) is int and 0 < word_dim < 2**31):
             raise TypeError("a value has another type than it should have")
@@ -215,6 +217,7 @@ def load_model(folder: Path, *, device: torch.device | None = None, reporter: Re
         vocabulary=vocabulary,
         word_dim=word_dim,
         weights_id=weights,
+        extends=extends,
         text_engine=engine,
         load_weights=lambda: _load_weights(parts.checked(WEIGHTS), config, len(vocabulary), word_dim),
         load_bank=(lambda: _load_bank(parts.checked(BANK), config.model.embedding_dim)) if BANK in listed else None,

@@ -2,7 +2,7 @@
 
     teaching/photos/
       captions.csv      image,caption,split,content,model: what prepare-vocab folder reads, and more
-      models.json       the photos that each model was trained on
+      models.json       the models that were trained on them, and on which photos
       lock              held while captions are written
 
 They stay when the gallery is removed or made again. A photo is known by its content, so that it may move. Every fifth
@@ -22,7 +22,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpce_cli.core.data.readers.reading import on_one_line, read_text
+from dpce_cli.core.data.readers.reading import Skips, on_one_line, read_text
+from dpce_cli.core.data.readers.tables import Columns, table_rows
 from dpce_cli.core.data.records import check_encodable
 from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.galleries.gallery import open_gallery
@@ -63,6 +64,17 @@ class WrittenCaption:
     """SHA-256 of the photo, in hex."""
     model: str
     """Fingerprint of the gallery's model at that time, which therefore was not trained on this caption."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaughtModel:
+    """What a model was trained on."""
+
+    base: str
+    """Folder or hub name of the model that it began with, which was trained on none of the gallery's captions."""
+    base_fingerprint: str
+    photos: frozenset[str]
+    """SHA-256, in hex, of each photo that it was trained on."""
 
 
 class CaptionsOfGallery:
@@ -166,8 +178,8 @@ class CaptionsOfGallery:
             with replacing(self.path) as temporary:
                 temporary.write_bytes(text.getvalue().encode())
 
-    def trained_on(self) -> dict[str, set[str]]:
-        """The content of the photos that each model was trained on, by the model's fingerprint.
+    def taught_models(self) -> dict[str, TaughtModel]:
+        """The models that were trained on captions of this gallery, by fingerprint.
 
         Raises:
             WorkspaceError: models.json is damaged.
@@ -176,13 +188,27 @@ class CaptionsOfGallery:
         if not path.exists():
             return {}
         try:
-            return {model: {str(photo) for photo in photos} for model, photos in json.loads(path.read_bytes()).items()}
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise WorkspaceError(f"{path}: is damaged ({error}); delete it, and teach the gallery again") from error
+            stored = json.loads(path.read_bytes())
+            return {
+                fingerprint: TaughtModel(
+                    base=str(one["base"]),
+                    base_fingerprint=str(one["base_fingerprint"]),
+                    photos=frozenset(map(str, one["photos"])),
+                )
+                for fingerprint, one in stored.items()
+            }
+        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+            raise WorkspaceError(
+                f"{path}: is damaged ({error}); delete it, and index the gallery again with --rebuild and a --model"
+            ) from error
 
-    def remember_training(self, model: str, photos: Collection[str]) -> None:
-        """Remember the content of the photos that a model was trained on, before the model is used."""
-        write_json(self.folder / "models.json", {**_sorted(self.trained_on()), model: sorted(photos)})
+    def remember_model(self, fingerprint: str, taught: TaughtModel) -> None:
+        """Remember what a model was trained on, before it is used."""
+        known = {**self.taught_models(), fingerprint: taught}
+        write_json(
+            self.folder / "models.json",
+            {name: {**vars(one), "photos": sorted(one.photos)} for name, one in known.items()},
+        )
 
     def unseen_by(self, model: str) -> list[WrittenCaption]:
         """The captions of photos that a model was not trained on.
@@ -190,17 +216,14 @@ class CaptionsOfGallery:
         Of a model whose training is not known, these are the captions of the test split, and those that were written
         when it was the gallery's model already.
         """
-        trained = self.trained_on()
-        photos, is_known = trained.get(model, set()), model in trained
+        taught = self.taught_models()
+        photos = taught[model].photos if model in taught else frozenset()
+        is_known = model in taught or any(model == one.base_fingerprint for one in taught.values())
         return [
             one
             for one in self.read()
             if one.content not in photos and (is_known or one.split == "test" or one.model == model)
         ]
-
-
-def _sorted(trained: dict[str, set[str]]) -> dict[str, list[str]]:
-    return {model: sorted(photos) for model, photos in trained.items()}
 
 
 def _split_of(content: str, kept: Collection[WrittenCaption], wanted: str | None) -> str:
@@ -253,6 +276,35 @@ def find_photo(gallery: Path, path: Path) -> Photo:
             if found:
                 return Photo(whole, found[0].hex())
     raise DataError(f"{path}: the gallery '{gallery.name}' has no such photo; run 'dpce index' again if it is new")
+
+
+def import_captions(captions: CaptionsOfGallery, gallery: Path, table: Path, model: str) -> int:
+    """Add the captions of a table (see `table_rows`) that the gallery's photos do not have yet; returns how many.
+
+    Args:
+        gallery: folder of the gallery.
+        table: names photos by their absolute path, or relative to a root of the gallery. A split in it is kept; the
+            validation split counts as test.
+        model: fingerprint of the gallery's model.
+
+    Raises:
+        DataError: the table cannot be read, the gallery does not have a photo, or a caption is refused.
+        WorkspaceError: the captions cannot be read or written.
+    """
+    known = {(one.content, one.caption) for one in captions.read()}
+    new = []
+    for row, split in table_rows(table, Columns(), Skips()):
+        try:
+            photo = find_photo(gallery, Path(row.image).expanduser())
+        except DataError as error:
+            raise DataError(f"{row.where}: {error}") from error
+        key = photo.content, on_one_line(row.caption)
+        if key not in known:
+            known.add(key)
+            new.append((photo, row.caption, "test" if split == "val" else split))
+    if new:
+        captions.add_all(new, model)
+    return len(new)
 
 
 def photos_of(gallery: Path, contents: Collection[str]) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def evaluate_gallery(gallery: Gallery, captions: CaptionsOfGallery, reporter: Re
         WorkspaceError: the captions or the gallery cannot be read.
     """
     model, name = gallery.model, gallery.folder.name
-    row_of_content, rows = _rows_of_photos(gallery)
+    row_of_content, rows = rows_of_photos(gallery.folder)
     present = [one for one in captions.read() if one.content in row_of_content]
     written = [one for one in present if model.knows(one.caption)]
     if unknown := len(present) - len(written):
@@ -117,11 +118,11 @@ def evaluate_gallery(gallery: Gallery, captions: CaptionsOfGallery, reporter: Re
     )
 
 
-def _rows_of_photos(gallery: Gallery) -> tuple[dict[str, int], Tensor]:
+def rows_of_photos(folder: Path) -> tuple[dict[str, int], Tensor]:
     """The embeddings of the gallery's photos, each with minus its hubness, and the row of each content."""
-    with closing(open_gallery(gallery.folder)) as catalogue, catalogue.snapshot() as database:
+    with closing(open_gallery(folder)) as catalogue, catalogue.snapshot() as database:
         if catalogue.about.kind != "photos":
-            raise DataError(f"gallery '{gallery.folder.name}' holds sentences; choose a gallery of photos")
+            raise DataError(f"gallery '{folder.name}' holds sentences; choose a gallery of photos")
         found = database.execute(
             "SELECT DISTINCT row, hash FROM contents JOIN items ON content = contents.id "
             "WHERE row IS NOT NULL ORDER BY row"

@@ -29,6 +29,7 @@ class ColourModel:
     """Embeds a photo by its mean colour, and a sentence by the colours that it names; counts what it embeds."""
 
     dim = 3
+    extends: tuple[str, ...] = ()
 
     def __init__(self, fingerprint: str = "colours", bank: Bank | None = None) -> None:
         self.relevances: Relevances | None = None

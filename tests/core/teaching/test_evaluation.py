@@ -10,7 +10,7 @@ import torch
 from dpce_cli.core.errors import DataError
 from dpce_cli.core.galleries.gallery import Gallery
 from dpce_cli.core.retrieval.hubness import Bank
-from dpce_cli.core.teaching.captions import CaptionsOfGallery, find_photo
+from dpce_cli.core.teaching.captions import CaptionsOfGallery, TaughtModel, find_photo
 from dpce_cli.core.teaching.evaluation import GalleryEvaluation, evaluate_gallery, wilson_interval
 from tests.core.galleries.conftest import ColourModel, Place
 
@@ -86,19 +86,24 @@ def test_recalls_are_those_of_a_slow_loop(measure: Callable[[ColourModel], Galle
     assert measured.to_dict()["hubs_corrected"]["text_to_image"]["r1"]["value"] > 0
 
 
+def trained_on(captions: CaptionsOfGallery, place: Place, numbers: list[int]) -> None:
+    photos = frozenset(find_photo(place.gallery, Path(f"{number}.png")).content for number in numbers)
+    captions.remember_model("colours", TaughtModel(base="", base_fingerprint="", photos=photos))
+
+
 def test_photos_that_the_model_was_trained_on_are_in_the_way_and_not_asked_for(
     place: Place, captions: CaptionsOfGallery, measure: Callable[[ColourModel], GalleryEvaluation]
 ) -> None:
     whole = measure(ColourModel())
     assert whole.hubs_corrected is None
     gallery = Gallery(place.gallery, place.model.as_model())
-    captions.remember_training("colours", [find_photo(place.gallery, Path("6.png")).content])
+    trained_on(captions, place, [6])
     part = evaluate_gallery(gallery, captions, place.notes)
     assert (part.photos, part.captions) == (6, 7)
     assert part.plain["text_to_image"].gallery == 7
     assert part.plain["image_to_text"].gallery == whole.plain["image_to_text"].gallery
 
-    captions.remember_training("colours", [find_photo(place.gallery, Path(f"{n}.png")).content for n in range(3)])
+    trained_on(captions, place, [0, 1, 2])
     with pytest.raises(DataError, match="'photos': 4 photos have captions that the model was not trained on, and 5 "):
         evaluate_gallery(gallery, captions, place.notes)
 
