@@ -199,7 +199,7 @@ class CaptionsOfGallery:
             }
         except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise WorkspaceError(
-                f"{path}: is damaged ({error}); delete it, and index the gallery again with --rebuild and a --model"
+                f"{path}: is damaged ({error}); delete it, and run 'dpce index FOLDER --rebuild'"
             ) from error
 
     def remember_model(self, fingerprint: str, taught: TaughtModel) -> None:
@@ -275,7 +275,7 @@ def find_photo(gallery: Path, path: Path) -> Photo:
             ).fetchone()
             if found:
                 return Photo(whole, found[0].hex())
-    raise DataError(f"{path}: the gallery '{gallery.name}' has no such photo; run 'dpce index' again if it is new")
+    raise DataError(f"{path}: the gallery '{gallery.name}' has no such photo; run 'dpce index FOLDER' if it is new")
 
 
 def import_captions(captions: CaptionsOfGallery, gallery: Path, table: Path, model: str) -> int:

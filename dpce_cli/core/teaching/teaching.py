@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.sharing.exporting import export_model
 from dpce_cli.core.sharing.finding import HUB, find_model, locate_model
 from dpce_cli.core.sharing.model_folder import CARD, save_model
-from dpce_cli.core.sharing.onnx import TEXT, has_onnx_runtime
+from dpce_cli.core.sharing.onnx import TEXT
 from dpce_cli.core.storage.locks import exclusive
 from dpce_cli.core.teaching.captions import CaptionsOfGallery, TaughtModel, WrittenCaption
 from dpce_cli.core.teaching.evaluation import GalleryEvaluation, evaluate_gallery, rows_of_photos
@@ -90,7 +91,7 @@ def teach_gallery(workspace: Workspace, name: str, reporter: Reporter) -> Teachi
             evaluation = _evaluation(Gallery(gallery, taught), captions, reporter)
             folder = _next_folder(captions.folder)
             original = locate_model(base_name)
-            onnx = (original / TEXT).is_file() and has_onnx_runtime()
+            onnx = (original / TEXT).is_file() and find_spec("onnx") is not None
             card = _card(original, base, words, len(texts), len(photos), evaluation)
             save_model(taught, folder, card=card, half=False, onnx=onnx)
             used, source = taught, str(folder.resolve())
@@ -123,8 +124,8 @@ def _base(
     base = find_model(name, workspace)
     if base.fingerprint != expected:
         raise WorkspaceError(
-            f"{name}: is not the model any more that gallery '{captions.folder.name}' was made with; run 'dpce index' "
-            "with --rebuild and a --model, then teach again"
+            f"{name}: is not the model any more that gallery '{captions.folder.name}' was made with; run 'dpce index "
+            "FOLDER --rebuild --model MODEL', then teach again"
         )
     return name, base
 
