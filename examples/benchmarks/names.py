@@ -8,8 +8,6 @@ import random
 import statistics
 from pathlib import Path
 
-import torch
-
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.sharing.finding import workspace_model
@@ -69,6 +67,9 @@ def task(model: Model, store: FeatureStore, word: str, draw: int) -> tuple[tuple
 
 
 def precision(model: Model, query: str, store: FeatureStore, right: set[int], ignored: set[int]) -> tuple[float, float]:
+    """Precision at 10 and average precision of a query among the photos that are not ignored."""
+    import torch
+
     scores = store.image_embeddings @ torch.from_numpy(model.encode_text([query])[0]) - store.image_hubness
     order = [image for image in scores.argsort(descending=True).tolist() if image not in ignored]
     places = [place for place, image in enumerate(order, 1) if image in right]
