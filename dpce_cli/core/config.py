@@ -48,6 +48,10 @@ class ImageConfig:
     crop on the CNN's map, as in the paper. Validation during training always uses the central crop."""
     cached_crops: int
     """Random crops per photo in the feature cache, in addition to the central crop and its mirror image."""
+    frozen_until: str = ""
+    """Name of the last part of the image CNN that never learns, such as "layer3" of a ResNet; its batch norms and those
+    after it keep their statistics. If only what comes after it learns, its maps are cached. Empty: the whole CNN learns
+    or is frozen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,15 +275,19 @@ def _parsed(text: str) -> Any:
 
 
 def stage2_config(first: Config, dataset: Config, settings: list[str]) -> Config:
-    """Stage I's configuration with the data set's Stage II section, changed by `settings`.
+    """Stage I's configuration with the data set's Stage II section and frozen part of the CNN, changed by `settings`.
 
     Raises:
-        ConfigError: a setting changes anything but Stage II.
+        ConfigError: a setting changes anything else.
     """
-    base = dataclasses.replace(first, stage2=dataset.stage2)
+    image = dataclasses.replace(first.image, frozen_until=dataset.image.frozen_until)
+    base = dataclasses.replace(first, image=image, stage2=dataset.stage2)
     config = base.with_settings(settings)
-    if other := [line for line in differences(base, config) if not line.startswith("stage2.")]:
-        raise ConfigError(f"--set {'; '.join(other)}: Stage I decided that; train-stage2 takes stage2.* only")
+    own = ("stage2.", "image.frozen_until:")
+    if other := [line for line in differences(base, config) if not line.startswith(own)]:
+        raise ConfigError(
+            f"--set {'; '.join(other)}: Stage I decided that; train-stage2 takes stage2.* and image.frozen_until only"
+        )
     return config
 
 

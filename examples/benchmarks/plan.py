@@ -43,7 +43,7 @@ def plan_and_measure(preset: str, stage: int, classes: int, settings: list[str])
 
     from dpce_cli.core.models.dual_encoder import DualEncoder
     from dpce_cli.core.presets import build_preset
-    from dpce_cli.core.training.optimisation import backbone_is_frozen, build_optimizer, parameter_groups
+    from dpce_cli.core.training.optimisation import build_optimizer, cached_kind, parameter_groups
     from dpce_cli.core.training.sizing import take_step, training_memory
 
     config = build_preset(preset).with_settings(settings)
@@ -51,17 +51,14 @@ def plan_and_measure(preset: str, stage: int, classes: int, settings: list[str])
     planned = training_memory(config, stage=stage, classes=classes, feature_cache=True, **sizes)
     before = peak_after_imports()
     chosen = config.stage(stage)
-    model = DualEncoder(
-        config, vocabulary_size=sizes["vocabulary"], word_dim=sizes["word_dim"], instances=classes
-    ).train()
+    model = DualEncoder(config, vocabulary_size=sizes["vocabulary"], word_dim=sizes["word_dim"], instances=classes)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.01)
     groups = parameter_groups(model, chosen.multipliers)
     optimizer = build_optimizer(groups, chosen)
     model.shared_classifier.attach_to(optimizer)
-    cached = backbone_is_frozen(groups)
-    if cached:
-        model.image_encoder.backbone.eval()
+    cached = cached_kind(model, chosen.multipliers)
+    model.train()
     photos = chosen.batch_size
     for _ in range(3):
         take_step(model, config, chosen, photos, photos * chosen.captions_per_image, 1, cached=cached)

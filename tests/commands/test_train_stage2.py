@@ -46,7 +46,10 @@ def test_stage2_takes_its_own_settings(stage1_only: Path) -> None:
 def test_settings_of_stage1_are_refused(stage1_only: Path) -> None:
     error = _train(stage1_only, "--set", "model.dropout=0.5").error
 
-    assert "--set model.dropout: 0.1 -> 0.5: Stage I decided that; train-stage2 takes stage2.* only" in error
+    expected = (
+        "--set model.dropout: 0.1 -> 0.5: Stage I decided that; train-stage2 takes stage2.* and image.frozen_until only"
+    )
+    assert expected in error
     assert not (stage1_only / "scenes" / "stage2").exists()
 
 

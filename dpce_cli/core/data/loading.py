@@ -9,10 +9,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from dpce_cli.core.processes.collectives import gather_objects
 from dpce_cli.core.processes.environment import launcher_is_gone
 from dpce_cli.core.processes.interruption import STOP_SIGNALS, Interrupted, interrupts_held_back
 from dpce_cli.core.progress import Reporter
+
+T = TypeVar("T")
 
 _abandoned: list[Any] = []
 """Iterators that must never be deleted: the end of one would wait for the message of a killed worker, or raise an error
@@ -81,6 +84,15 @@ def read_views(
             _abandoned.append(batches)
             end()
             raise
+
+
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Compute each item in a background thread while the item before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 class _Views(Dataset[tuple[int, Tensor | str]]):

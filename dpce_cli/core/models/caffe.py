@@ -33,16 +33,23 @@ class CaffeResNet50(models.ResNet):  # type: ignore[misc]  # torchvision is unty
         super().__init__(models.resnet.Bottleneck, [3, 4, 6, 3])
         move_strides(self)
         self.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.avgpool = _Windows()
         self.register_buffer("mean", torch.zeros(3))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features `(batch, windows, 2048)`; a map that is smaller than a window is one window."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(pixels - self.mean[:, None, None]))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        height, width = x.shape[2:]
-        windows = F.avg_pool2d(x, (min(_WINDOW, height), min(_WINDOW, width)), stride=1)
-        features: Tensor = self.fc(windows.flatten(2).transpose(1, 2))
+        x = self.avgpool(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
+        features: Tensor = self.fc(x.flatten(2).transpose(1, 2))
         return features
+
+
+class _Windows(nn.Module):
+    """The mean of every window of a map."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        height, width = maps.shape[2:]
+        return F.avg_pool2d(maps, (min(_WINDOW, height), min(_WINDOW, width)), stride=1)
 
 
 class CaffeVGG(models.VGG):  # type: ignore[misc]  # torchvision is untyped

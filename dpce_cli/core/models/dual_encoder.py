@@ -56,6 +56,7 @@ class DualEncoder(nn.Module):
             embedding_dim=model.embedding_dim,
             crop=config.image.crop,
             feature_dropout=model.feature_dropout,
+            frozen_until=config.image.frozen_until,
         )
         self.text_encoder = build_text_encoder(model, vocabulary_size=vocabulary_size, word_dim=word_dim)
         self.shared_classifier = SharedClassifier(

@@ -13,6 +13,7 @@ from dpce_cli.core.data.images import normalize
 from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.models.backbones import find_backbone, input_side, remove_classifier
 from dpce_cli.core.models.caffe import CaffeResNet50, CaffeVGG
+from dpce_cli.core.models.cutting import cut
 from dpce_cli.core.models.text_encoder import initialise
 
 
@@ -28,12 +29,21 @@ class ImageEncoder(nn.Module):
             feature map of a crop, and the windows slide over the map of the photo (Zheng et al. 2020, section 5.1, and
             the authors' code).
         feature_dropout: dropout probability of the pooled CNN features; the paper has none.
+        frozen_until: name of the last part of the CNN that never learns, see `cut`; empty: the CNN is one part.
 
     Raises:
-        ConfigError: there is no such backbone, or it does not take photos of `crop` pixels.
+        ConfigError: there is no such backbone, it does not take photos of `crop` pixels, or it cannot be cut there.
     """
 
-    def __init__(self, *, backbone: str, embedding_dim: int, crop: int = 224, feature_dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        backbone: str,
+        embedding_dim: int,
+        crop: int = 224,
+        feature_dropout: float = 0.0,
+        frozen_until: str = "",
+    ) -> None:
         super().__init__()
         self.crop = crop
         source = find_backbone(backbone)
@@ -52,6 +62,8 @@ class ImageEncoder(nn.Module):
             nn.BatchNorm1d(embedding_dim),
         )
         self.mean, self.std = source.mean, source.std
+        self.frozen_until = frozen_until
+        self._parts = cut(self.backbone, frozen_until) if frozen_until else None
 
     def reset_parameters(self, generator: torch.Generator, weights: dict[str, Tensor] | None) -> None:
         """Initialise the head as the authors' code does, and load `weights`, if any, into the CNN."""
@@ -59,6 +71,33 @@ class ImageEncoder(nn.Module):
         if weights is not None:
             own = self.backbone.state_dict()
             self.backbone.load_state_dict({key: value for key, value in weights.items() if key in own})
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        """Set the mode; where the CNN or its lower part is frozen, its batch norms keep their statistics."""
+        super().train(mode)
+        if self._parts or not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
+    @property
+    def frozen_tensors(self) -> frozenset[str]:
+        """Names of the tensors of the CNN's lower part in the CNN's state dict."""
+        return self._parts.lower_tensors if self._parts else frozenset()
+
+    def frozen_maps(self, images: Tensor) -> Tensor:
+        """What the CNN's lower part gives for uint8 RGB images `(batch, 3, crop, crop)`: `(batch, ...)`.
+
+        Raises:
+            ConfigError: it is a vector per image, which `forward` would take for pooled features.
+        """
+        assert self._parts
+        maps = self._parts.run_lower(self._pixels(images))
+        if maps.dim() == 2:
+            raise ConfigError(
+                f"image.frozen_until={self.frozen_until}: this part of the image CNN comes after its last map; choose "
+                "an earlier one, or freeze the whole CNN with a multiplier of 0 for the backbone"
+            )
+        return maps
 
     def pooled_features(self, images: Tensor) -> Tensor:
         """The CNN's pooled features of uint8 RGB images `(batch, 3, height, width)`: `(batch, feature_dim)`.
@@ -75,11 +114,16 @@ class ImageEncoder(nn.Module):
             )
         return features[:, 0]
 
+    def _pixels(self, images: Tensor) -> Tensor:
+        if isinstance(self.backbone, CaffeResNet50 | CaffeVGG):
+            return images.to(torch.float32, memory_format=torch.channels_last)
+        return normalize(images, mean=self.mean, std=self.std)
+
     def _window_features(self, images: Tensor) -> Tensor:
         """Features `(batch, windows, feature_dim)`; a photo that is not larger than a training crop is one window."""
+        pixels = self._pixels(images)
         if isinstance(self.backbone, CaffeResNet50 | CaffeVGG):
-            return cast(Tensor, self.backbone(images.to(torch.float32, memory_format=torch.channels_last)))
-        pixels = normalize(images, mean=self.mean, std=self.std)
+            return cast(Tensor, self.backbone(pixels))
         if max(images.shape[2:]) <= self.crop:
             return cast(Tensor, self.backbone(pixels))[:, None]
         if isinstance(self.backbone, models.VGG):
@@ -100,13 +144,17 @@ class ImageEncoder(nn.Module):
         return windows.flatten(2).transpose(1, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode images, uint8 `(batch, 3, height, width)`, or their pooled features `(batch, feature_dim)`.
+        """Encode images, uint8 `(batch, 3, height, width)`, their `pooled_features` or their `frozen_maps`.
 
         Returns f_img `(batch, embedding_dim)`: before ReLU, not normalised; the mean over the windows of an image.
         """
-        if images.dim() != 4:
+        if images.dim() == 2:
             return cast(Tensor, self.head(self.feature_dropout(images.float())))
-        features = self._window_features(images)
+        if self._parts and images.is_floating_point():
+            pooled = self._parts.run_upper(images.float())
+            features = pooled if isinstance(self.backbone, CaffeResNet50 | CaffeVGG) else pooled[:, None]
+        else:
+            features = self._window_features(images)
         embeddings: Tensor = self.head(self.feature_dropout(features.flatten(0, 1)))
         # Not features.shape, which ONNX graphs would hold as numbers, for photos of one size.
         return cast(Tensor, embeddings.unflatten(0, (images.shape[0], -1))).mean(1)

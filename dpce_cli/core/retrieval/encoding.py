@@ -57,8 +57,8 @@ def encode_images(encoder: ImageEncoder, views: Tensor) -> Tensor:
 
     Args:
         encoder: in eval mode.
-        views: uint8 `(photos, views, 3, height, width)`, crops or whole photos of one size, or pooled features
-            `(photos, views, feature_dim)`; on the encoder's device.
+        views: uint8 `(photos, views, 3, height, width)`, crops or whole photos of one size, or cached features
+            `(photos, views, ...)`; on the encoder's device.
 
     Returns:
         `(photos, dim)`, L2-normalised, on the CPU.

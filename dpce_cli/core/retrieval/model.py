@@ -232,5 +232,8 @@ def _build_image_encoder(config: Config) -> ImageEncoder:
 
     with torch.device("meta"):
         return ImageEncoder(
-            backbone=config.image.backbone, embedding_dim=config.model.embedding_dim, crop=config.image.crop
+            backbone=config.image.backbone,
+            embedding_dim=config.model.embedding_dim,
+            crop=config.image.crop,
+            frozen_until=config.image.frozen_until,
         )

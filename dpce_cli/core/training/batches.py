@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dpce_cli.core.config import Config, ImageConfig, RankingStageConfig
-from dpce_cli.core.data.loading import read_views
+from dpce_cli.core.data.loading import read_ahead, read_views
 from dpce_cli.core.data.position_shift import shift_randomly
 from dpce_cli.core.data.records import instance_ids
 from dpce_cli.core.data.shards import shard_name
@@ -29,8 +29,7 @@ from dpce_cli.core.text.details import read_details
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.training.details import DetailSwaps
 from dpce_cli.core.workspace.dataset import PreparedDataset
-from dpce_cli.core.workspace.feature_cache import cached_features
-from dpce_cli.core.workspace.workspace import Workspace
+from dpce_cli.core.workspace.feature_cache import FeatureCache, cached_features, readable_photos
 
 # Largest number of tar shards from which photos are mixed. With more, the order is more random, but reading is slower.
 SHARDS_READ_TOGETHER = 16
@@ -46,7 +45,7 @@ class Batch:
     rows: Tensor
     """`(images,)` positions of the photos in the training set."""
     images: Tensor
-    """This process's uint8 photos `(own images, 3, height, width)`, or pooled features `(own images, feature_dim)`."""
+    """This process's uint8 photos `(own images, 3, height, width)`, or their cached features `(own images, ...)`."""
     counts: tuple[int, ...]
     """Number of photos of each process."""
     instance_ids: Tensor
@@ -130,7 +129,7 @@ class TrainingSet:
 
     Args:
         encoder: its CNN computes the cached features; it is on the device for the batches.
-        cache: workspace with the cached features of a frozen CNN; with None, photos are read.
+        cache: has the features of the frozen CNN or of its lower part; with None, photos are read.
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class TrainingSet:
         encoder: ImageEncoder,
         *,
         stage: int,
-        cache: Workspace | None,
+        cache: FeatureCache | None,
         workers: int,
         reporter: Reporter,
     ) -> None:
@@ -170,7 +169,7 @@ class TrainingSet:
         )
         usable = self.caption_counts > 0
         if self.features is not None:
-            usable &= self.features.flatten(1).any(1)
+            usable &= readable_photos(self.features)
         self.usable = usable.nonzero().squeeze(1)
         self._shards = self._shard_of_usable() if self.features is None else None
         self.steps_per_epoch = max(1, len(self.usable) // self.stage.batch_size)
@@ -190,6 +189,10 @@ class TrainingSet:
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` (from 0) from step `first_step` on; photos that do not fill a batch are skipped."""
+        batches = self._batches(epoch, first_step)
+        return batches if self.features is None else read_ahead(batches)
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         start = epoch * self.steps_per_epoch
         if self._next_step != start + first_step:
             self._images_of_steps = self._read(start + first_step)
@@ -199,8 +202,9 @@ class TrainingSet:
             generator = generator_for(*self.seed, epoch, step)
             texts, owner = self._draw_captions(rows, generator)
             if self.features is not None:
-                views = torch.randint(images.shape[1], (len(rows),), generator=generator)
-                images = images[torch.arange(len(images)), views[share(len(rows))]]
+                own = share(len(rows))
+                views = torch.randint(self.features.shape[1], (len(rows),), generator=generator)
+                images = self.features[rows[own], views[own]]
             token_ids, text_instance_ids = (
                 self._augmented(self.token_ids[texts], generator),
                 self.instance_of_text[texts],
@@ -286,13 +290,13 @@ class TrainingSet:
             yield from order.split(self.stage.batch_size)[done : self.steps_per_epoch]
 
     def _read(self, first: int) -> Iterator[tuple[Tensor, tuple[int, ...], Tensor]]:
-        """Per step: the photos of all processes, their number per process, and this process's pixels or features.
+        """Per step: the photos of all processes, their number per process, and this process's pixels, if not cached.
 
         Reading ahead does not stop at the end of an epoch.
         """
         if self.features is not None:
             for rows in self._order(first):
-                yield rows, lengths(len(rows)), self.features[rows[share(len(rows))]]
+                yield rows, lengths(len(rows)), torch.empty(0)
             return
         size = min(self.stage.batch_size, len(self.usable))
         own = share(size)

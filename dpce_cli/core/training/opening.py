@@ -12,15 +12,16 @@ from dpce_cli.core.training.batches import TrainingSet
 from dpce_cli.core.training.health import StuckRanking
 from dpce_cli.core.training.journal import Journal
 from dpce_cli.core.training.meter import Meter
-from dpce_cli.core.training.optimisation import backbone_is_frozen, build_optimizer, parameter_groups
+from dpce_cli.core.training.optimisation import build_optimizer, cached_kind, parameter_groups
 from dpce_cli.core.training.options import StageJob, check_shares
-from dpce_cli.core.training.precision import accelerate
+from dpce_cli.core.training.precision import TYPES, accelerate
 from dpce_cli.core.training.report import opening_lines
 from dpce_cli.core.training.run import StageRun, steps_since_log
 from dpce_cli.core.training.stage_files import StageFiles
 from dpce_cli.core.training.state import TrainingState, check_same_photos, resume
 from dpce_cli.core.training.updates import Updater
 from dpce_cli.core.training.validation import ValidationSet
+from dpce_cli.core.workspace.feature_cache import FeatureCache
 
 
 @contextmanager
@@ -95,9 +96,11 @@ def _build_state(job: StageJob, model: DualEncoder) -> TrainingState:
 
 
 def _load_data(job: StageJob, model: DualEncoder) -> tuple[TrainingSet, ValidationSet]:
-    """The training and validation photos, or their cached features if the CNN is frozen."""
-    frozen = backbone_is_frozen(parameter_groups(model, job.settings.multipliers))
-    cache = job.workspace if frozen and job.options.feature_cache else None
+    """The training and validation photos, or their cached features if the CNN or its lower part is frozen."""
+    kind = cached_kind(model, job.settings.multipliers)
+    cache = None
+    if kind and job.options.feature_cache:
+        cache = FeatureCache(job.workspace, kind, TYPES[job.options.precision])
     vocabulary, workers, reporter = job.words.vocabulary, job.options.workers, job.reporter
     training_set = TrainingSet(
         job.dataset, job.config, vocabulary, model.image_encoder, stage=job.number, cache=cache,

@@ -11,6 +11,10 @@ from torch import nn
 
 from dpce_cli.core.config import LearningRates, StageConfig
 from dpce_cli.core.models.dual_encoder import DualEncoder
+from dpce_cli.core.workspace.feature_cache import Kind
+
+FROZEN = "lower backbone"
+"""The group of the parameters up to `ImageConfig.frozen_until`."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class ParameterGroup:
     """Parameters that share a learning rate multiplier."""
 
     name: str
-    """A field of `LearningRates`."""
+    """A field of `LearningRates`, or `FROZEN`."""
     multiplier: float
     parameters: list[nn.Parameter]
 
@@ -30,11 +34,14 @@ class ParameterGroup:
 def parameter_groups(model: DualEncoder, multipliers: LearningRates) -> list[ParameterGroup]:
     """The parameters of the model, grouped by learning rate multiplier, without empty groups."""
     members: dict[str, list[nn.Parameter]] = {field.name: [] for field in dataclasses.fields(multipliers)}
+    members[FROZEN] = []
+    frozen = {f"image_encoder.backbone.{name}" for name in model.image_encoder.frozen_tensors}
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            members[_kind(module_name, module, name)].append(parameter)
+            is_frozen = f"{module_name}.{name}" in frozen
+            members[FROZEN if is_frozen else _kind(module_name, module, name)].append(parameter)
     return [
-        ParameterGroup(name, getattr(multipliers, name), parameters)
+        ParameterGroup(name, getattr(multipliers, name, 0.0), parameters)
         for name, parameters in members.items()
         if parameters
     ]
@@ -53,9 +60,12 @@ def _kind(module_name: str, module: nn.Module, name: str) -> str:
     return "bias" if bias else "weight"
 
 
-def backbone_is_frozen(groups: list[ParameterGroup]) -> bool:
-    """Whether the whole image CNN is frozen."""
-    return not any(group.multiplier for group in groups if group.name.startswith("backbone"))
+def cached_kind(model: DualEncoder, multipliers: LearningRates) -> Kind | None:
+    """What of the image CNN can be cached; None if all of it learns."""
+    groups = parameter_groups(model, multipliers)
+    if not any(group.multiplier for group in groups if group.name.startswith("backbone")):
+        return "pooled"
+    return "maps" if model.image_encoder.frozen_until else None
 
 
 def freeze(groups: list[ParameterGroup]) -> None:

@@ -13,7 +13,7 @@ from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.models.dual_encoder import DualEncoder
 
 Precision = Literal["fp32", "bf16", "fp16"]
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _COMPILER = "inductor"
 
 
@@ -34,7 +34,7 @@ def accelerate(model: DualEncoder, device: torch.device, precision: Precision, *
         return
 
     def lower() -> AbstractContextManager[Any]:
-        return nullcontext() if precision == "fp32" else torch.autocast(device.type, _TYPES[precision])
+        return nullcontext() if precision == "fp32" else torch.autocast(device.type, TYPES[precision])
 
     def encoder(part: nn.Module) -> None:
         plain = part.forward

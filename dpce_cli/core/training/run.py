@@ -102,9 +102,7 @@ class StageRun:
         Raises:
             DataError: fewer than 2 photos of a batch can be read, or none of a process's photos.
         """
-        model = self.state.model.train()
-        if not any(parameter.requires_grad for parameter in model.image_encoder.backbone.parameters()):
-            model.image_encoder.backbone.eval()
+        self.state.model.train()
         done = self.state.step - epoch * self.steps_per_epoch
         label = f"stage {self.job.number} epoch {epoch + 1}/{self.job.settings.epochs}"
         self.meter.restart_clock()

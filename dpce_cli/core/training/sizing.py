@@ -13,10 +13,11 @@ from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.training.batches import TrainingSet
-from dpce_cli.core.training.optimisation import STATES, ParameterGroup, backbone_is_frozen, freeze, parameter_groups
+from dpce_cli.core.training.optimisation import STATES, ParameterGroup, cached_kind, freeze, parameter_groups
 from dpce_cli.core.training.options import WordTable, check_shares
 from dpce_cli.core.training.peak_memory import PeakMemory
 from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.feature_cache import Kind, features_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +78,10 @@ def size_stage(
     learning = sum(value.nbytes for group in groups if group.multiplier for value in group.parameters)
     rows = sum(value.nbytes for value in model.shared_classifier.parameters())
     disk = {}
-    if feature_cache and backbone_is_frozen(groups):
+    if feature_cache and (kind := cached_kind(model, settings.multipliers)):
         views = 1 + config.image.mirror + config.image.cached_crops
-        disk["cached features"] = 2 * images * views * model.image_encoder.feature_dim
+        with torch.device("meta"):
+            disk["cached features"] = 2 * images * views * math.prod(features_shape(model.image_encoder, kind))
     disk["last.pt"], disk["best.pt"] = weights + states * learning, weights
     disk["embeddings"] = round(images * (1 + captions_per_image) * config.model.embedding_dim * 4)
     return StageSize(
@@ -157,11 +159,11 @@ def training_memory(
     sampled = min(own, max(math.ceil(config.model.classifier_sample_rate * own), photos + texts))
     dense = replace(config, model=replace(config.model, classifier_sample_rate=1.0))
     with torch.device("meta"):
-        model = DualEncoder(dense, vocabulary_size=vocabulary, word_dim=word_dim, instances=sampled).train()
+        model = DualEncoder(dense, vocabulary_size=vocabulary, word_dim=word_dim, instances=sampled)
     groups = parameter_groups(model, settings.multipliers)
     freeze(groups)
-    if frozen := backbone_is_frozen(groups):
-        model.image_encoder.backbone.eval()
+    model.train()
+    kind = cached_kind(model, settings.multipliers) if feature_cache else None
     states = STATES[settings.optimizer]
     learning = sum(value.nbytes for value in model.parameters() if value.requires_grad)
     weights = sum(value.nbytes for value in model.state_dict().values())
@@ -179,19 +181,27 @@ def training_memory(
     peak = PeakMemory()
     with torch.device("meta"), peak:
         for _ in range(min(2, settings.accumulation_steps)):  # the second part of a step finds gradients
-            take_step(model, config, settings, photos, texts, processes, cached=frozen and feature_cache)
+            take_step(model, config, settings, photos, texts, processes, cached=kind)
     return {**kept, "activations and gradients": max(peak.bytes, learning + states * rows if sampled < own else 0)}
 
 
 def take_step(
-    model: DualEncoder, config: Config, stage: StageConfig, photos: int, texts: int, processes: int, *, cached: bool
+    model: DualEncoder,
+    config: Config,
+    stage: StageConfig,
+    photos: int,
+    texts: int,
+    processes: int,
+    *,
+    cached: Kind | None,
 ) -> None:
     """Run the forward and backward pass of one process on torch's default device."""
     side = config.image.crop
     # Batch norms of several processes see the whole batch; here, where there is one process, it must be 2 at least.
     own_photos, own_texts = (max(2, math.ceil(total / processes)) for total in (photos, texts))
-    shape = (own_photos, model.image_encoder.feature_dim) if cached else (own_photos, 3, side, side)
-    image = model.image_encoder(torch.zeros(shape, dtype=torch.float16 if cached else torch.uint8))
+    view = features_shape(model.image_encoder, cached) if cached else (3, side, side)
+    model.image_encoder.train()
+    image = model.image_encoder(torch.zeros(own_photos, *view, dtype=torch.float16 if cached else torch.uint8))
     if isinstance(stage, RankingStageConfig) and stage.negatives == "hardest_in_pool":
         pool = math.ceil(stage.negative_pool / processes)
         with torch.no_grad():

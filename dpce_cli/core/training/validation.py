@@ -18,8 +18,7 @@ from dpce_cli.core.retrieval.encoding import encode_images, encode_text, pack_ca
 from dpce_cli.core.retrieval.metrics import RetrievalMetrics, evaluate, evaluate_by_identity
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.workspace.dataset import PreparedDataset
-from dpce_cli.core.workspace.feature_cache import cached_features
-from dpce_cli.core.workspace.workspace import Workspace
+from dpce_cli.core.workspace.feature_cache import FeatureCache, cached_features, in_chunks, readable_photos
 
 # Placements per caption. The test protocol averages over all of them, about 20, and takes five times as long.
 _PLACEMENTS = 4
@@ -33,7 +32,7 @@ class ValidationSet:
 
     Args:
         encoder: its CNN computes the cached features.
-        cache: workspace with the cached features of a frozen CNN; with None, photos are read.
+        cache: has the features of the frozen CNN or of its lower part; with None, photos are read.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class ValidationSet:
         vocabulary: Vocabulary,
         encoder: ImageEncoder,
         *,
-        cache: Workspace | None,
+        cache: FeatureCache | None,
         workers: int,
         reporter: Reporter,
     ) -> None:
@@ -75,8 +74,11 @@ class ValidationSet:
         model.eval()
         device = next(model.parameters()).device
         if self.features is not None:
-            readable = self.features.flatten(1).any(1)
-            embeddings = [encode_images(model.image_encoder, self.features[readable].to(device))]
+            readable = readable_photos(self.features)
+            embeddings = [
+                encode_images(model.image_encoder, features.to(device)) for features in in_chunks(self.features)
+            ]
+            embeddings = [torch.cat(embeddings)[readable]]
         else:
             readable = torch.zeros(len(self.images), dtype=torch.bool)
             embeddings = []

@@ -1,13 +1,17 @@
-"""Pooled features of a frozen image CNN, computed once per view and kept in HDF5."""
+"""What the frozen part of an image CNN gives, computed once per view and kept in HDF5.
+
+That is the pooled features if the whole CNN is frozen, and else the maps of its lower part.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -28,10 +32,39 @@ from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.workspace import Workspace
 
 _BATCH = 16
+_CHUNK_BYTES = 2**26
+
+Kind = Literal["pooled", "maps"]
+"""The output of the whole image CNN, or of its lower part (`ImageConfig.frozen_until`)."""
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Where the cached features are, and how missing ones are computed."""
+
+    workspace: Workspace
+    kind: Kind = "pooled"
+    computed_in: torch.dtype = torch.float32
+    """Precision of the CNN for missing features. Features that were computed in float32 are used for any precision."""
+
+
+def features_shape(encoder: ImageEncoder, kind: Kind) -> tuple[int, ...]:
+    """The shape of a view's cached features.
+
+    Raises:
+        ConfigError: the lower part of the CNN gives a vector.
+    """
+    if kind == "pooled":
+        return (encoder.feature_dim,)
+    device = next(encoder.parameters()).device
+    encoder.eval()
+    with torch.inference_mode():
+        photo = torch.zeros(1, 3, encoder.crop, encoder.crop, dtype=torch.uint8, device=device)
+        return tuple(encoder.frozen_maps(photo).shape[1:])
 
 
 def cached_features(
-    workspace: Workspace,
+    cache: FeatureCache,
     dataset: PreparedDataset,
     encoder: ImageEncoder,
     config: ImageConfig,
@@ -40,36 +73,47 @@ def cached_features(
     workers: int,
     reporter: Reporter,
 ) -> Tensor:
-    """The pooled features of every view of a split's photos: float16 `(images, views, feature_dim)`.
+    """The features of every view of a split's photos: float16 `(images, views, ...)`, mapped from the file.
 
     Features in the cache are read; missing ones are computed and added. An interrupted computation continues where it
-    stopped. A photo that cannot be read has a row of zeros. float16 keeps three digits, and halves the file: 24 KiB per
-    photo at six views of ResNet-50.
+    stopped. A photo that cannot be read has a row of zeros. float16 keeps three digits, and halves the file: per photo,
+    24 KiB at six views of ResNet-50 as a whole, and 784 KiB at two views of ResNet-50 cut after layer3.
 
     Args:
         split: "train" adds `config.cached_crops` random crops to the test views.
 
     Raises:
+        ConfigError: the lower part of the CNN gives a vector.
         DataError: no photo can be read.
         WorkspaceError: the cache cannot be written or is damaged.
     """
+    if cache.computed_in != torch.float32:
+        in_float32 = replace(cache, computed_in=torch.float32)
+        if _is_stored(in_float32, dataset, encoder, config, split):
+            cache = in_float32
     root, images = dataset.root, dataset.split(split)
     paths = [image.path for image in images]
     crops = config.cached_crops if split == "train" else 0
-    meta = _meta(dataset, encoder, config, crops)
-    path, views = _path(workspace, split, meta, images), meta["views"]
+    meta = _meta(cache, encoder, config, crops)
+    path, views = _path(cache.workspace, split, meta, images), meta["views"]
     contents = photo_contents(root, images)
     if not is_stored(path, meta, contents):
         whole_meta = meta_to_fill(path, meta, contents)
-        reporter.note(f"caching the image CNN's features of the {split} photos in {path}")
+        of = f"maps after {encoder.frozen_until}" if cache.kind == "maps" else "features"
+        shape = (len(paths), views, *features_shape(encoder, cache.kind))
+        reporter.note(
+            f"caching the image CNN's {of} of the {split} photos in {path} ({2 * math.prod(shape) / 1e9:.2f} GB)"
+        )
         device, problems = next(encoder.parameters()).device, list[str]()
+        compute = encoder.pooled_features if cache.kind == "pooled" else encoder.frozen_maps
+        lower = torch.autocast(device.type, cache.computed_in, enabled=cache.computed_in != torch.float32)
         encoder.eval()
-        shape = (len(paths), views, encoder.feature_dim)
         with (
             open_or_resume(
                 path, arrays={"features": (shape, "float16")}, constants={"paths": paths}, meta=whole_meta
             ) as store,
             torch.inference_mode(),
+            lower,
         ):
             own = share(len(paths))
             done, end = own.start + store.done("features"), own.stop
@@ -82,9 +126,9 @@ def cached_features(
                     workers=workers,
                 )
                 for positions, batch, unread in batches:
-                    rows = torch.zeros(len(positions) + len(unread), views, encoder.feature_dim, dtype=torch.float16)
+                    rows = torch.zeros(len(positions) + len(unread), *shape[1:], dtype=torch.float16)
                     if positions:
-                        features = encoder.pooled_features(batch.to(device).flatten(0, 1))
+                        features = compute(batch.to(device).flatten(0, 1))
                         first = _BATCH * (positions[0] // _BATCH)
                         rows[torch.tensor(positions) - first] = features.half().cpu().unflatten(0, (-1, views))
                     for problem in unread:
@@ -96,7 +140,7 @@ def cached_features(
             store.finish()
         warn_of_others(problems, reporter)
     features = _read(path)
-    unreadable = int((~features.flatten(1).any(1)).sum())
+    unreadable = int((~readable_photos(features)).sum())
     if unreadable == len(paths):
         path.unlink(missing_ok=True)
         raise DataError(f"{root}: none of the {unreadable} {split} photos can be read; put them there and run again")
@@ -111,27 +155,50 @@ def cached_features(
 def cached_test_features(
     workspace: Workspace, dataset: PreparedDataset, encoder: ImageEncoder, config: ImageConfig, *, split: str
 ) -> Tensor | None:
-    """The test views' pooled features of a split's photos, float16 `(images, views, feature_dim)`, if they are cached.
+    """The test views' features of a split's photos, float16 `(images, views, ...)`, if they are cached in float32.
 
     None also if a photo could not be read when the cache was made.
     """
-    crops = config.cached_crops if split == "train" else 0
-    meta = _meta(dataset, encoder, config, crops)
+    kinds: tuple[Kind, ...] = ("pooled", "maps") if config.frozen_until else ("pooled",)
+    for kind in kinds:
+        cache = FeatureCache(workspace, kind)
+        if _is_stored(cache, dataset, encoder, config, split):
+            crops = config.cached_crops if split == "train" else 0
+            path = _path(workspace, split, _meta(cache, encoder, config, crops), dataset.split(split))
+            features = _read(path)[:, : 1 + config.mirror]
+            return features if bool(readable_photos(features).all()) else None
+    return None
+
+
+def readable_photos(features: Tensor) -> Tensor:
+    """Which photos could be read when their features `(images, views, ...)` were cached: `(images,)`."""
+    return torch.cat([part[:, 0].flatten(1).any(1) for part in in_chunks(features)])
+
+
+def in_chunks(features: Tensor) -> Iterator[Tensor]:
+    """Consecutive photos of `features`, at most 64 MiB at a time."""
+    yield from features.split(max(1, _CHUNK_BYTES // max(1, features[:1].nbytes)))
+
+
+def _is_stored(
+    cache: FeatureCache, dataset: PreparedDataset, encoder: ImageEncoder, config: ImageConfig, split: str
+) -> bool:
     images = dataset.split(split)
-    path = _path(workspace, split, meta, images)
-    if not is_stored(path, meta, photo_contents(dataset.root, images)):
-        return None
-    features = _read(path)[:, : 1 + config.mirror]
-    return features if bool(features.flatten(1).any(1).all()) else None
+    meta = _meta(cache, encoder, config, config.cached_crops if split == "train" else 0)
+    return is_stored(_path(cache.workspace, split, meta, images), meta, photo_contents(dataset.root, images))
 
 
-def _meta(dataset: PreparedDataset, encoder: ImageEncoder, config: ImageConfig, crops: int) -> dict[str, Any]:
+def _meta(cache: FeatureCache, encoder: ImageEncoder, config: ImageConfig, crops: int) -> dict[str, Any]:
     """What a cache depends on, besides the photos' paths, contents and positions in shards."""
-    return {
-        "cnn": fingerprint(encoder.backbone.state_dict()),
-        "image": asdict(replace(config, test_view="crop")),  # the only test view in the cache
-        "views": 1 + config.mirror + crops,
-    }
+    state, image = encoder.backbone.state_dict(), asdict(replace(config, test_view="crop"))  # the only cached test view
+    del image["frozen_until"]
+    meta = {"cnn": fingerprint(state), "image": image, "views": 1 + config.mirror + crops}
+    if cache.kind == "maps":
+        lower = {name: value for name, value in state.items() if name in encoder.frozen_tensors}
+        meta |= {"cnn": fingerprint(lower), "until": encoder.frozen_until}
+    if cache.computed_in != torch.float32:
+        meta["computed_in"] = str(cache.computed_in)
+    return meta
 
 
 def _path(workspace: Workspace, split: str, meta: dict[str, Any], images: Sequence[CaptionedImage]) -> Path:

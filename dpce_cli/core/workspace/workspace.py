@@ -9,7 +9,7 @@
         splits-HASH.json          ids of each split, where the splits were drawn
         photos-HASH/              drawn scenes, or the photos of prepare-vocab --resize-images
         word_vectors.h5
-        cache/                    pooled CNN features, one file per split and setting
+        cache/                    the frozen CNN's features, one file per split and setting
         stage1/  stage2/          last.pt, best.pt, epoch-N.pt, lock, metrics.jsonl, curves.png, tensorboard/, bank.h5,
                                   relevance.json
         features/                 one HDF5 store per split

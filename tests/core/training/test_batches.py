@@ -20,6 +20,7 @@ from dpce_cli.core.retrieval.encoding import pack_captions
 from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.training.batches import Batch, TrainingSet
 from dpce_cli.core.workspace.dataset import PreparedDataset, PreparedImage
+from dpce_cli.core.workspace.feature_cache import FeatureCache
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import Recorder
 
@@ -105,7 +106,7 @@ def training_set(
         vocabulary,
         encoder,
         stage=stage,
-        cache=Workspace(dataset.root / "workspace") if cache else None,
+        cache=FeatureCache(Workspace(dataset.root / "workspace")) if cache else None,
         workers=0,
         reporter=reporter or Recorder(),
     )

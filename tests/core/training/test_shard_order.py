@@ -19,6 +19,7 @@ from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.training import batches
 from dpce_cli.core.training.batches import Batch, TrainingSet
 from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.feature_cache import FeatureCache
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.gloo import in_processes
 from tests.core.tiny import BATCH, Recorder, prepare, tiny_cnn, tiny_config, tiny_images
@@ -51,7 +52,7 @@ def in_shards(loose: PreparedDataset) -> PreparedDataset:
 
 
 def training_set(
-    dataset: PreparedDataset, config: Config = CONFIG, *, cache: Workspace | None = None, workers: int = 0
+    dataset: PreparedDataset, config: Config = CONFIG, *, cache: FeatureCache | None = None, workers: int = 0
 ) -> TrainingSet:
     torch.manual_seed(0)
     encoder = ImageEncoder(backbone="resnet34", embedding_dim=4).eval()
@@ -125,7 +126,7 @@ def test_cached_features_come_in_the_order_of_loose_ones(
 ) -> None:
     monkeypatch.setattr(batches, "SHARDS_READ_TOGETHER", 1)
     cached, stored = (
-        list(training_set(dataset, cache=Workspace(tmp_path / "loose")).batches(0))
+        list(training_set(dataset, cache=FeatureCache(Workspace(tmp_path / "loose"))).batches(0))
         for dataset in (loose, in_shards(loose))
     )
     assert same(cached, stored)

@@ -15,7 +15,7 @@ from dpce_cli.core.training.peak_memory import PeakMemory
 from dpce_cli.core.training.sizing import StageSize, size_for_dataset, size_stage, training_memory
 from dpce_cli.core.training.stage1 import build_model, word_table
 from dpce_cli.core.workspace.workspace import Workspace
-from tests.core.tiny import BATCH, STEPS, TRAIN, Recorder
+from tests.core.tiny import BATCH, STEPS, TRAIN, Recorder, train
 
 
 def size_of_tiny(workspace: Workspace, *settings: str, feature_cache: bool = True, stage: int = 1) -> StageSize:
@@ -149,6 +149,18 @@ def test_a_frozen_cnn_has_no_state_in_the_checkpoint_and_features_in_the_cache()
 def test_a_rate_for_biases_that_a_cnn_does_not_have_leaves_it_frozen() -> None:
     assert size_of("stage1.multipliers.backbone_bias=1").disk == size_of().disk
     assert "cached features" not in size_of("stage1.multipliers.backbone_bias=1", "image.backbone=vgg16").disk
+
+
+def test_the_disk_is_that_of_the_maps_of_a_lower_part(workspace: Workspace) -> None:
+    settings = ["image.frozen_until=bn1", "stage1.multipliers.backbone=1", "stage1.epochs=1"]
+    planned = size_of_tiny(workspace, *settings)
+    assert {group.name: group.multiplier for group in planned.groups if "backbone" in group.name} == {
+        "backbone": 1, "lower backbone": 0,
+    }  # fmt: skip
+    train(workspace, 1, workspace.load_dataset().config.with_settings(settings))
+    (written,) = (workspace.folder / "cache").glob("train-*.h5")
+    described = written.stat().st_size - planned.disk["cached features"]
+    assert 0 < described < 20_000
 
 
 @pytest.mark.parametrize(("optimizer", "states"), [("sgd", 1), ("adamw", 2)])

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpce_cli.core.training import stage2
+from dpce_cli.core.data.images import plain_view
+from dpce_cli.core.training import batches, stage2
 from dpce_cli.core.training.batches import Batch
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
@@ -133,3 +134,24 @@ def test_captions_of_the_pool_belong_to_no_photo_of_the_batch(stage1: Trained, m
         own = batch.image_of_text >= 0
         assert own.tolist() == [True] * (BATCH // 2) + [False] * (BATCH // 2)
         assert batch.instance_ids[batch.image_of_text[own]].equal(batch.text_instance_ids[own])
+
+
+def test_a_cnn_whose_lower_part_is_cached_learns_as_from_photos(
+    stage1: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        batches, "random_crop", lambda config, photo, *_: plain_view(photo, resize=config.resize, crop=config.crop)
+    )
+    settings = ["image.cached_crops=0", "image.frozen_until=bn1", "stage2.multipliers.backbone=1"]
+    # Random numbers for positions come after those for cached views, so they would differ.
+    config = stage1.config.with_settings([*settings, "model.position_shift=false"])
+    before = checkpoint(stage1.workspace, 1, "best").model
+    losses = []
+    for cache in (True, False):
+        train(stage1.workspace, 2, config, fresh=True, cache=cache)
+        losses.append([record["loss"] for record in records(stage1.workspace, 2, "train")])
+        after = checkpoint(stage1.workspace, 2, "last").model
+        changed = {name for name, value in after.items() if "backbone" in name and not value.equal(before[name])}
+        assert changed == {f"image_encoder.backbone.{name}" for name in ("conv2.weight", "bn2.weight", "bn2.bias")}
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)  # the cache rounds, and AdamW enlarges small differences

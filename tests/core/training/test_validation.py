@@ -16,6 +16,7 @@ from dpce_cli.core.retrieval.metrics import evaluate, evaluate_by_identity
 from dpce_cli.core.training.stage1 import build_model
 from dpce_cli.core.training.validation import ValidationSet
 from dpce_cli.core.workspace.dataset import PreparedDataset
+from dpce_cli.core.workspace.feature_cache import FeatureCache
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.conftest import Trained
 from tests.core.tiny import Recorder, checkpoint, prepare, tiny_config, tiny_images
@@ -41,7 +42,7 @@ def model(dataset: PreparedDataset, frozen_stage1: Trained) -> DualEncoder:
 
 
 def validation_set(
-    dataset: PreparedDataset, model: DualEncoder, reporter: Recorder, cache: Workspace | None = None
+    dataset: PreparedDataset, model: DualEncoder, reporter: Recorder, cache: FeatureCache | None = None
 ) -> ValidationSet:
     return ValidationSet(
         dataset,
@@ -101,7 +102,7 @@ def test_any_photo_of_a_captions_identity_is_a_hit(
 def test_cached_features_give_the_recall_that_photos_give(
     dataset: PreparedDataset, model: DualEncoder, reporter: Recorder, tmp_path: Path
 ) -> None:
-    cached = validation_set(dataset, model, reporter, Workspace(tmp_path / "workspace"))
+    cached = validation_set(dataset, model, reporter, FeatureCache(Workspace(tmp_path / "workspace")))
     assert cached.features is not None
     assert cached.evaluate(model).rsum == validation_set(dataset, model, reporter).evaluate(model).rsum
 
@@ -112,7 +113,7 @@ def test_a_photo_that_cannot_be_read_is_named_and_leaves_with_its_captions(
 ) -> None:
     broken = dataset.root / dataset.split("val")[2].path
     broken.write_bytes(b"no image")
-    workspace = Workspace(tmp_path / "workspace") if cache else None
+    workspace = FeatureCache(Workspace(tmp_path / "workspace")) if cache else None
     metrics = validation_set(dataset, model, reporter, workspace).evaluate(model)
     assert (metrics.text_to_image.gallery, metrics.image_to_text.gallery) == (5, 10)
     without = replace(dataset, images=tuple(i for i in dataset.images if dataset.root / i.path != broken))
@@ -126,7 +127,7 @@ def test_no_photo_that_can_be_read_is_an_error(
 ) -> None:
     for image in dataset.split("val"):
         (dataset.root / image.path).unlink()
-    workspace = Workspace(tmp_path / "workspace") if cache else None
+    workspace = FeatureCache(Workspace(tmp_path / "workspace")) if cache else None
     with pytest.raises(DataError, match="photos: none of the 6 val"):
         validation_set(dataset, model, reporter, workspace).evaluate(model)
 

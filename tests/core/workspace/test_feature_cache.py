@@ -20,7 +20,7 @@ from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.workspace import feature_cache
 from dpce_cli.core.workspace.dataset import PreparedDataset
-from dpce_cli.core.workspace.feature_cache import cached_features
+from dpce_cli.core.workspace.feature_cache import FeatureCache, Kind, cached_features, cached_test_features
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import TRAIN, Recorder, prepare, records, tiny_config, tiny_images, train
 
@@ -32,11 +32,13 @@ class Case:
     workspace: Workspace
     dataset: PreparedDataset
     encoder: ImageEncoder
+    kind: Kind = "pooled"
+    computed_in: torch.dtype = torch.float32
     reporter: Recorder = field(default_factory=Recorder)
 
     def features(self, split: str = "train", config: ImageConfig | None = None) -> Tensor:
         return cached_features(
-            self.workspace,
+            FeatureCache(self.workspace, self.kind, self.computed_in),
             self.dataset,
             self.encoder,
             config or self.dataset.config.image,
@@ -236,3 +238,54 @@ def test_a_damaged_cache_says_what_to_do(case: Case) -> None:
     path.write_bytes(content)
     with pytest.raises(WorkspaceError, match=r"damaged.*delete it and run `dpce train-stage1` again"):
         case.features()
+
+
+def cut_case(case: Case, place: str = "bn1") -> Case:
+    encoder = ImageEncoder(backbone="resnet34", embedding_dim=4, crop=32, frozen_until=place)
+    encoder.load_state_dict(case.encoder.state_dict())
+    return replace(case, encoder=encoder, kind="maps")
+
+
+def test_the_maps_of_a_lower_part_are_cached_until_that_part_changes(case: Case) -> None:
+    cut = cut_case(case)
+    maps = cut.features()
+    assert (maps.shape, maps.dtype) == ((TRAIN, 2, 16, 15, 15), torch.float16)
+    plain = torch.stack([plain_view(load_image(path), resize=40, crop=32) for path in case.photos()])
+    with torch.inference_mode():
+        assert torch.allclose(maps[:, 0].float(), cut.encoder.frozen_maps(plain), rtol=1e-3, atol=1e-3)
+    backbone = cut.encoder.backbone
+    with torch.no_grad():
+        backbone.get_parameter("conv2.weight").add_(1)
+    cut.features()
+    assert len(cut.files()) == 1
+    cut_case(cut, "conv1").features()
+    assert len(cut.files()) == 2
+    with torch.no_grad():
+        backbone.get_parameter("conv1.weight").add_(1)
+    cut.features()
+    assert len(cut.files()) == 3
+
+
+def test_features_in_float32_are_used_for_any_precision_and_no_others(case: Case) -> None:
+    cut = cut_case(case)
+    lower = replace(cut, computed_in=torch.bfloat16)
+    rounded = lower.features()
+    exact = cut.features()
+    assert len(case.files()) == 2
+    assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
+    assert lower.features().equal(exact)
+    assert len(case.files()) == 2
+
+
+def test_the_cached_maps_embed_the_photos_of_a_split(case: Case) -> None:
+    cut = cut_case(case)
+    config = replace(case.dataset.config.image, frozen_until="bn1", mirror=True)
+    assert cached_test_features(case.workspace, case.dataset, cut.encoder, config, split="val") is None
+    maps = cut.features("val", config)
+    found = cached_test_features(case.workspace, case.dataset, cut.encoder, config, split="val")
+    assert found is not None
+    assert found.equal(maps)
+    pooled = case.features("val", config)
+    found = cached_test_features(case.workspace, case.dataset, cut.encoder, config, split="val")
+    assert found is not None
+    assert found.equal(pooled)
