@@ -32,17 +32,39 @@ class DetailAccuracy:
     a pair has the other word."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Swap:
+    """A caption with one word replaced."""
+
+    caption: int
+    true: str
+    other: str
+    words: tuple[str, ...]
+    """With `other` in the place of `true`."""
+
+
 def measure_details(model: Model, store: FeatureStore, kinds: Kinds) -> dict[str, DetailAccuracy | None]:
     """Swap one word of each kind in the captions of a split, and count how often the photo prefers the true caption.
 
-    A caption counts where it has exactly one word of the kind, which is replaced by each other word of its group that
-    the model knows. Equal similarities count as wrong. None where there is no such caption.
+    Words are replaced by those that the model knows. Equal similarities count as wrong. None where there is no swap.
 
     Args:
         store: the split's embeddings by `model`.
     """
     captions = [_known_words(model, caption) for caption in store.captions]
-    return {kind: _measure(model, store, captions, groups) for kind, groups in kinds.items()}
+    measured = dict[str, DetailAccuracy | None]()
+    for kind, groups in kinds.items():
+        known = [[word for word in group if model.vocabulary.token_ids([word])] for group in groups]
+        swaps = swap_details(captions, known)
+        if not swaps:
+            measured[kind] = None
+            continue
+        caption = torch.tensor([swap.caption for swap in swaps], dtype=torch.long)
+        photos = store.image_embeddings[store.image_of_text[caption]]
+        wrong = torch.from_numpy(model.encode_text([" ".join(swap.words) for swap in swaps]))
+        is_right = (photos * store.text_embeddings[caption]).sum(1) > (photos * wrong).sum(1)
+        measured[kind] = detail_accuracy(swaps, is_right.tolist())
+    return measured
 
 
 def _known_words(model: Model, caption: str) -> list[str]:
@@ -51,42 +73,41 @@ def _known_words(model: Model, caption: str) -> list[str]:
     return [word for word in words if model.vocabulary.token_ids([word])][: model.config.text.max_words]
 
 
-def _measure(
-    model: Model, store: FeatureStore, captions: Sequence[Sequence[str]], groups: Sequence[Sequence[str]]
-) -> DetailAccuracy | None:
-    group_of = {word: [w for w in group if model.vocabulary.token_ids([w])] for group in groups for word in group}
-    swapped, of_caption, pairs = list[str](), list[int](), list[tuple[str, str]]()
+def swap_details(captions: Sequence[Sequence[str]], groups: Sequence[Sequence[str]]) -> list[Swap]:
+    """Replace the word of a kind in each caption that has exactly one, by each other word of its group."""
+    group_of = {word: group for group in groups for word in group}
+    swaps = list[Swap]()
     for number, words in enumerate(captions):
         places = [place for place, word in enumerate(words) if word in group_of]
-        if len(places) != 1:
-            continue
-        place = places[0]
-        others = [other for other in group_of[words[place]] if other != words[place]]
-        swapped += [" ".join([*words[:place], other, *words[place + 1 :]]) for other in others]
-        of_caption += [number] * len(others)
-        pairs += [(words[place], other) for other in others]
-    if not swapped:
-        return None
-    caption = torch.tensor(of_caption)
-    photos = store.image_embeddings[store.image_of_text[caption]]
-    wrong = torch.from_numpy(model.encode_text(swapped))
-    is_right = ((photos * store.text_embeddings[caption]).sum(1) > (photos * wrong).sum(1)).double()
-    counts = torch.bincount(caption, minlength=len(captions))
-    per_caption = torch.bincount(caption, weights=is_right, minlength=len(captions))[counts > 0] / counts[counts > 0]
+        if len(places) == 1:
+            place, true = places[0], words[places[0]]
+            swaps += [
+                Swap(caption=number, true=true, other=other, words=(*words[:place], other, *words[place + 1 :]))
+                for other in group_of[true]
+                if other != true
+            ]
+    return swaps
+
+
+def detail_accuracy(swaps: Sequence[Swap], is_right: Sequence[bool]) -> DetailAccuracy:
+    """How well swapped captions are told from true ones.
+
+    Args:
+        swaps: at least one.
+        is_right: for each swap, whether its photo prefers the true caption.
+    """
+    of_caption, of_words = dict[int, list[bool]](), dict[tuple[str, str], list[bool]]()
+    for swap, right in zip(swaps, is_right, strict=True):
+        of_caption.setdefault(swap.caption, []).append(right)
+        of_words.setdefault((swap.true, swap.other), []).append(right)
+    total, captions = 0.0, 0
+    for (true, other), rights in of_words.items():
+        if true < other and (reverse := of_words.get((other, true))):
+            weight = min(len(rights), len(reverse))
+            total += weight * (fmean(rights) + fmean(reverse)) / 2
+            captions += weight
     return DetailAccuracy(
-        captions=len(per_caption), accuracy=float(per_caption.mean()), balanced=_balanced(pairs, is_right.tolist())
+        captions=len(of_caption),
+        accuracy=fmean(map(fmean, of_caption.values())),
+        balanced=total / captions if captions else None,
     )
-
-
-def _balanced(pairs: Sequence[tuple[str, str]], is_right: Sequence[float]) -> float | None:
-    """See `DetailAccuracy.balanced`; each pair has the true word and the other one."""
-    found = dict[tuple[str, str], list[float]]()
-    for pair, right in zip(pairs, is_right, strict=True):
-        found.setdefault(pair, []).append(right)
-    total, weights = 0.0, 0
-    for (true, other), rights in found.items():
-        if true < other and (reversed_rights := found.get((other, true))):
-            weight = min(len(rights), len(reversed_rights))
-            total += weight * (fmean(rights) + fmean(reversed_rights)) / 2
-            weights += weight
-    return total / weights if weights else None
