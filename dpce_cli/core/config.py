@@ -159,7 +159,7 @@ class RankingStageConfig(StageConfig):
     detail_weight: float = 0.0
     """Weight of the loss against captions with one detail swapped, such as a colour or a number; 0: there are none, as
     in the paper."""
-    detail_margin: float = 0.2
+    detail_margin: float = 0.05
     """Margin of that loss."""
     details: str = "english"
     """Words that are swapped: "english", or the path of a TOML file of words."""

@@ -184,3 +184,11 @@ def test_absurd_numbers_end_in_one_line(setting: str) -> None:
 
 def test_one_photo_per_process_is_sized() -> None:
     assert size_of(processes=4).memory["activations and gradients"] > 0
+
+
+def test_swapped_captions_are_counted(workspace: Workspace) -> None:
+    plain = size_of_tiny(workspace, stage=2)
+    swapping = size_of_tiny(workspace, "stage2.detail_weight=1", stage=2)
+    key = "activations and gradients"
+    assert plain.memory[key] < swapping.memory[key] < 2 * plain.memory[key]
+    assert plain.memory["weights"] == swapping.memory["weights"]
