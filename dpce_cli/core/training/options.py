@@ -72,7 +72,7 @@ class StageJob:
     """1 or 2."""
     words: WordTable
     parent: str = ""
-    """Fingerprint of the checkpoint that Stage II begins from."""
+    """Fingerprint of the model that the stage begins from: Stage I's for Stage II; of --from for Stage I, or empty."""
     options: RunOptions
     reporter: Reporter
 

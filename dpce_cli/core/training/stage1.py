@@ -9,11 +9,13 @@ from dpce_cli.core.errors import ConfigError
 from dpce_cli.core.models.backbones import load_backbone_weights
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.word_vectors import WordVectors
 from dpce_cli.core.training.opening import open_run
 from dpce_cli.core.training.options import RunOptions, StageJob, StageResult, WordTable
 from dpce_cli.core.training.run import StageRun
+from dpce_cli.core.training.starting import model_to_continue, start_classes_at_photos
 from dpce_cli.core.workspace.dataset import PreparedDataset
 from dpce_cli.core.workspace.workspace import Workspace
 
@@ -25,6 +27,8 @@ def train_stage1(
     word_vectors: WordVectors | None,
     options: RunOptions,
     reporter: Reporter,
+    *,
+    start: Model | None = None,
 ) -> StageResult:
     """Train the image head, the text CNN and the shared classifier, and the image CNN if its learning rate is not 0.
 
@@ -33,17 +37,30 @@ def train_stage1(
 
     Args:
         word_vectors: initial word vectors, or None for random ones over the whole prepared vocabulary.
+        start: the model whose encoders the training begins with; see `starting.config_to_continue` for `config`.
 
     Raises:
-        ConfigError: a frozen CNN without pretrained weights.
+        ConfigError: a frozen CNN without pretrained weights, or other sizes than `start` has.
         TrainingError: a loss is not finite.
         Interrupted: the user stopped the run.
     """
-    model, words = build_model(dataset, config, word_vectors, stage=1)
+    if start:
+        model, words = model_to_continue(start, dataset, config, word_vectors)
+    else:
+        model, words = build_model(dataset, config, word_vectors, stage=1)
     job = StageJob(
-        workspace=workspace, dataset=dataset, config=config, number=1, words=words, options=options, reporter=reporter
+        workspace=workspace,
+        dataset=dataset,
+        config=config,
+        number=1,
+        words=words,
+        parent=start.fingerprint if start else "",
+        options=options,
+        reporter=reporter,
     )
     with open_run(job, model) as run:
+        if start and not run.state.step:
+            start_classes_at_photos(model, run.training_set)
         return train(run)
 
 

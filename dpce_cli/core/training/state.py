@@ -120,7 +120,7 @@ def resume(job: StageJob, state: TrainingState, files: StageFiles) -> Checkpoint
     if (checkpoint.vocabulary, checkpoint.word_vectors) != (job.words.vocabulary, job.words.source):
         changed.append(f"word vectors: {checkpoint.word_vectors} -> {job.words.source}")
     if checkpoint.parent != job.parent:
-        changed.append("the Stage I model")
+        changed.append("the Stage I model" if job.number == 2 else "the model of --from")
     if changed:
         raise CheckpointError(
             f"{last}: cannot be continued with other settings: {'; '.join(changed)}. "

@@ -27,7 +27,7 @@ def load_best(workspace: Workspace, dataset: PreparedDataset | None, stage: int 
     checkpoint = load_checkpoint(paths[stage], remedy=f"dpce train-stage{stage}")
     if dataset:
         check_belongs(checkpoint, dataset, paths[stage])
-    if checkpoint.parent and paths[1].is_file():
+    if checkpoint.stage == 2 and checkpoint.parent and paths[1].is_file():
         first = load_checkpoint(paths[1], remedy="dpce train-stage1")
         if checkpoint.parent != first.fingerprint:
             raise CheckpointError(

@@ -41,7 +41,8 @@ class Checkpoint:
     dataset_fingerprint: str
     """Of the photos and captions that it was trained on: `PreparedDataset.training_fingerprint`."""
     parent: str
-    """Fingerprint of the Stage I checkpoint that Stage II began from; empty in Stage I and where both were imported."""
+    """Fingerprint of the model that the stage began from: Stage I's for Stage II, and that of --from for Stage I. Empty
+    where there was none, and in imported models."""
     prepared_vocabulary: str
     """Fingerprint of the vocabulary that prepare-vocab made."""
     step: int
