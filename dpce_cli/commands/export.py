@@ -19,19 +19,39 @@ def export(
     licence: Annotated[
         str, typer.Option("--licence", help="What the model card says, an identifier such as cc-by-4.0.")
     ] = "unknown",
+    vectors: Annotated[
+        Path | None,
+        typer.Option(
+            "--vectors",
+            help="Add words that no caption held, from a word2vec or GloVe file, the one of build-word2vec or another.",
+        ),
+    ] = None,
+    words: Annotated[
+        int, typer.Option("--words", min=1, help="With --vectors: the most words to add, the first of the file.")
+    ] = 50000,
     stage: StageOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Write the best model as a folder that anyone can use, with a model card.
 
     Example: dpce export dogs-model
+
+    Example: dpce export dogs-model --vectors glove.6B.300d.txt
     """
     from dpce_cli.commands.console import build_reporter
     from dpce_cli.core.sharing.exporting import export_model
     from dpce_cli.core.workspace.workspace import Workspace
 
     checkpoint = export_model(
-        Workspace(workspace), folder, stage=stage, half=half, onnx=onnx, licence=licence, reporter=build_reporter()
+        Workspace(workspace),
+        folder,
+        stage=stage,
+        half=half,
+        onnx=onnx,
+        licence=licence,
+        vectors=vectors,
+        words=words,
+        reporter=build_reporter(),
     )
     size = sum(path.stat().st_size for path in folder.iterdir())
     typer.echo(

@@ -11,6 +11,7 @@ from dpce_cli.core.errors import ConfigError, WorkspaceError
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.evaluation import Evaluation, evaluate_split
 from dpce_cli.core.retrieval.hubness import BANK_PHOTOS
+from dpce_cli.core.sharing.expanding import with_more_words
 from dpce_cli.core.sharing.finding import workspace_model
 from dpce_cli.core.sharing.model_folder import BANK, check_replaceable, save_model
 from dpce_cli.core.workspace.artefacts import load_best, load_features
@@ -27,6 +28,8 @@ def export_model(
     half: bool,
     onnx: bool = False,
     licence: str,
+    vectors: Path | None = None,
+    words: int = 0,
     reporter: Reporter,
 ) -> Checkpoint:
     """Write the best model of `stage`, or of the last stage that was trained, as a model folder.
@@ -36,6 +39,7 @@ def export_model(
     Args:
         half, onnx: as in `save_model`.
         licence: an identifier of the Hugging Face hub's, such as "apache-2.0" or "unknown".
+        vectors, words: add up to `words` words of this file of word vectors; see `with_more_words`.
 
     Returns:
         The checkpoint that was exported.
@@ -43,6 +47,7 @@ def export_model(
     Raises:
         CheckpointError: there is no such model, or it is of another data set.
         ConfigError: `licence` is no identifier.
+        VocabularyError: `vectors` cannot be used.
         WorkspaceError: `folder` holds other files, or cannot be written.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
@@ -55,6 +60,11 @@ def export_model(
         reporter.note("the model cannot correct for hubs in galleries; run 'dpce extract-features' first, and it can")
     measured = _measured(workspace, dataset, checkpoint, reporter)
     card = _card(checkpoint, dataset, measured, licence, has_bank=bool(model.load_bank))
+    if vectors:
+        model = with_more_words(model, vectors, words, reporter)
+        added = len(model.vocabulary) - len(checkpoint.vocabulary)
+        reporter.note(f"{added:,} more words from {vectors.name}")
+        card += _MORE_WORDS.format(added=added, file=vectors.name)
     save_model(model, folder, card=card, half=half, onnx=onnx)
     return checkpoint
 
@@ -130,7 +140,7 @@ similarity = model.encode_images(["rex.jpg"]) @ model.encode_text(["two dogs in 
 
 {_training(checkpoint, dataset)}
 
-The model knows {len(checkpoint.vocabulary):,} words of its training captions, and ignores all others. It reads the
+The model knows {len(checkpoint.vocabulary):,} words of its training captions. It reads the
 first {checkpoint.config.text.max_words} of them in a sentence.
 
 | split | photos | captions |
@@ -149,6 +159,14 @@ _HUBS = f"""
 Some photos are near to every sentence. `{BANK}` has embeddings of up to {BANK_PHOTOS:,} training photos and of their
 captions, by which dpce tells such photos and lowers their scores in galleries. The results above are without this
 correction.
+"""
+
+
+_MORE_WORDS = """
+## Words beyond the captions
+
+{added:,} more words have a row that was computed from their vectors in `{file}`, by the linear map from these vectors
+to the rows of the words of the captions (Kiros et al. 2015). No caption had them: expect less of them.
 """
 
 

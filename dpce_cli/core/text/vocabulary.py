@@ -38,6 +38,9 @@ class Vocabulary:
         """The number of words, without the blank."""
         return len(self.words)
 
+    def __contains__(self, word: str) -> bool:
+        return word in self._id_of_word
+
     def token_ids(self, tokens: Sequence[str]) -> list[int]:
         """The ids of `tokens` in order; unknown words are dropped (Zheng et al. 2020, section 3.2)."""
         ids = self._id_of_word

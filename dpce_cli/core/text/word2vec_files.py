@@ -20,8 +20,8 @@ LONGEST_WORD = 1 << 13
 LARGEST_DIM = 1 << 16
 
 
-def read_binary(stream: BinaryIO, path: Path, wanted: Set[bytes]) -> tuple[dict[bytes, Row], int]:
-    """The rows of the wanted words (UTF-8) in a word2vec `.bin`, and the dimension.
+def read_binary(stream: BinaryIO, path: Path, wanted: Set[bytes], leading: int = 0) -> tuple[dict[bytes, Row], int]:
+    """The rows of the wanted words (UTF-8) and of the `leading` first words in a word2vec `.bin`, and the dimension.
 
     If a word occurs twice, the first row counts, as in gensim. Words are compared as bytes: GoogleNews has some words
     that are not UTF-8, and these are never wanted.
@@ -48,7 +48,7 @@ def read_binary(stream: BinaryIO, path: Path, wanted: Set[bytes]) -> tuple[dict[
             start += at
             buffer, at = buffer[at:] + chunk, 0
         word = buffer[at:blank].lstrip(b"\n")
-        if word in wanted and word not in found:
+        if (word in wanted or index < leading) and word not in found:
             row = np.frombuffer(buffer, "<f4", dim, blank + 1).astype(np.float32)
             found[word] = finite(row, word, path, f"byte {start + blank + 1}")
         at = blank + 1 + 4 * dim
@@ -57,7 +57,7 @@ def read_binary(stream: BinaryIO, path: Path, wanted: Set[bytes]) -> tuple[dict[
     return found, dim
 
 
-def read_text(stream: BinaryIO, path: Path, wanted: Set[bytes]) -> tuple[dict[bytes, Row], int]:
+def read_text(stream: BinaryIO, path: Path, wanted: Set[bytes], leading: int = 0) -> tuple[dict[bytes, Row], int]:
     """As `read_binary`, for one line of text per word: word2vec's `.txt` and `.vec` have a header, GloVe's has none.
 
     A word may contain spaces, as some in GloVe 840B do: the last `dim` fields are the row.
@@ -80,7 +80,7 @@ def read_text(stream: BinaryIO, path: Path, wanted: Set[bytes]) -> tuple[dict[by
             continue
         words += 1
         word = line[: line.index(b" ")] if line.count(b" ") == dim else _odd_word(line, dim, path, number)
-        if word in wanted and word not in found:
+        if (word in wanted or words <= leading) and word not in found:
             found[word] = finite(_row(line, dim, path, number), word, path, f"line {number}")
     if count is not None and count != words:
         raise _damaged(path, "end of the file", f"{words} words, but the header says {count}")

@@ -8,6 +8,7 @@ import io
 import json
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,12 +49,17 @@ class WordVectors:
     """Whether words without a vector got a random one or were dropped."""
 
 
-def read_word_vectors(path: Path, words: Collection[str], reporter: Reporter) -> tuple[dict[str, Row], int]:
+def read_word_vectors(
+    path: Path, words: Collection[str], reporter: Reporter, *, leading: int = 0
+) -> tuple[dict[str, Row], int]:
     """The vectors of those `words` that are in the file, and the dimension.
 
     Reads word2vec's `.bin`, `.txt` and `.vec` and GloVe's `.txt`, each also as `.gz`; only the rows of `words` stay in
     memory. A word that is not in the file is looked up again in lower case, and `reporter` tells how many were found
     this way. The code of Zheng et al. 2020 does not look them up again.
+
+    Args:
+        leading: also return the vectors of so many words at the beginning of the file, where frequent words are.
 
     Raises:
         VocabularyError: the file cannot be read, has another format, or is damaged.
@@ -77,7 +83,7 @@ def read_word_vectors(path: Path, words: Collection[str], reporter: Reporter) ->
             buffered = io.BufferedReader(counted, CHUNK_BYTES)
             stream: Any = gzip.GzipFile(fileobj=buffered) if compressed else buffered
             try:
-                rows, dim = _READERS[suffix](stream, path, wanted)
+                rows, dim = _READERS[suffix](stream, path, wanted, leading)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise VocabularyError(
                     f"{path}: byte {counted.position}: damaged compressed data ({error}); download the file again"
@@ -90,7 +96,11 @@ def read_word_vectors(path: Path, words: Collection[str], reporter: Reporter) ->
         f"{path.name}: {len(exact) + len(lowered)} of {len(words)} words have a vector of {dim} numbers"
         f" ({len(lowered)} of them only in lower case)"
     )
-    return exact | lowered, dim
+    others: dict[str, Row] = {}
+    for key in rows if leading else ():
+        with suppress(UnicodeDecodeError):
+            others.setdefault(key.decode(), rows[key])
+    return others | exact | lowered, dim
 
 
 def train_word_vectors(
