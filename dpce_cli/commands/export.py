@@ -27,7 +27,10 @@ def export(
         ),
     ] = None,
     words: Annotated[
-        int, typer.Option("--words", min=1, help="With --vectors: the most words to add, the first of the file.")
+        int,
+        typer.Option(
+            "--words", min=1, help="With --vectors: the number of words to take, from the beginning of the file."
+        ),
     ] = 50000,
     stage: StageOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,

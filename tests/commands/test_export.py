@@ -119,3 +119,20 @@ def test_onnx_graphs_are_written_on_demand(workspace: Path, tmp_path: Path) -> N
     by_torch = succeed("encode", "-q", "a man in red", workspace=workspace)
     vectors = [json.loads(outcome.stdout)["embedding"] for outcome in (with_onnx, by_torch)]
     assert vectors[0] == pytest.approx(vectors[1], abs=1e-5)
+
+
+def test_words_that_no_caption_held_are_added_from_a_file_of_word_vectors(workspace: Path, tmp_path: Path) -> None:
+    known = json.loads(next((workspace / "scenes").glob("vocabulary-*.json")).read_text(encoding="utf-8"))["words"]
+    lines = [f"{word} {index % 7} {index % 5}" for index, word in enumerate([*known, "frisbee"])]
+    (tmp_path / "vectors.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    outcome = succeed("export", tmp_path / "model", "--vectors", tmp_path / "vectors.txt", workspace=workspace)
+    assert "1 more words from vectors.txt" in outcome.stderr
+    assert "## Words beyond the captions\n\n1 more words have a row" in card_of(tmp_path / "model")[1]
+    assert "frisbee" in (tmp_path / "model" / "vocabulary.json").read_text(encoding="utf-8")
+    encoded = succeed("encode", "--query", "frisbee", "--model", tmp_path / "model")
+    assert len(json.loads(encoded.stdout)["embedding"]) > 1
+
+    (tmp_path / "few.txt").write_text("frisbee 1 2\n", encoding="utf-8")
+    refused = dpce("export", tmp_path / "other", "--vectors", tmp_path / "few.txt", workspace=workspace)
+    assert (refused.code, "share 0 words" in refused.error) == (1, True)
+    assert not (tmp_path / "other").exists()

@@ -247,3 +247,15 @@ def test_ctrl_c_exits_with_130_and_the_same_command_ends_with_the_same_weights(p
 )
 def test_options_that_do_not_apply_are_refused(prepared: Path, options: tuple[str, ...], message: str) -> None:
     assert message in dpce("train-stage1", "--no-word-vectors", "--show-config", *options, workspace=prepared).error
+
+
+def test_training_can_begin_with_a_model_folder(finished_workspace: Path, prepared: Path, tmp_path: Path) -> None:
+    succeed("export", tmp_path / "model", workspace=finished_workspace)
+    outcome = _train(prepared, "--from", str(tmp_path / "model"), "--epochs", "1")
+    assert outcome.code == 0, outcome.stderr
+    assert "and 0 new words" in outcome.stderr
+    refused = _train(prepared, "--from", str(tmp_path / "model"), "--backbone", "resnet18")
+    assert refused.error == ("Error: --from MODEL brings its image CNN; leave out --backbone and --backbone-weights")
+    assert "there is no such model folder" in _train(prepared, "--from", str(tmp_path / "none")).error
+    shown = _train(prepared, "--from", str(tmp_path / "model"), "--show-config")
+    assert "and 0 new words" in shown.stdout

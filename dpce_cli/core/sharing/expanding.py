@@ -17,8 +17,8 @@ from dpce_cli.core.text.word_vectors import read_word_vectors
 _ROWS = "text_encoder.words.weight"
 
 
-def with_more_words(model: Model, path: Path, most: int, reporter: Reporter) -> Model:
-    """The model with up to `most` more words: those at the beginning of a file of word vectors.
+def with_more_words(model: Model, path: Path, leading: int, reporter: Reporter) -> Model:
+    """The model with those of the `leading` first words of a file of word vectors that it does not know.
 
     It embeds photos, and sentences without these words, exactly as before.
 
@@ -28,16 +28,16 @@ def with_more_words(model: Model, path: Path, most: int, reporter: Reporter) -> 
     import torch
 
     known, table = model.vocabulary, model.weights[_ROWS]
-    vectors, _ = read_word_vectors(path, known.words, reporter, leading=most + len(known))
+    vectors, _ = read_word_vectors(path, known.words, reporter, leading=leading)
     new = [word for word in vectors if tokenize(word, lowercase=known.lowercase) == [word] and word not in known]
     if not new:
         raise VocabularyError(f"{path}: the model knows all its words; give a larger file")
-    rows = torch.from_numpy(mapped_rows(known, table[1:].numpy(), vectors, new[:most]))
+    rows = torch.from_numpy(mapped_rows(known, table[1:].numpy(), vectors, new))
     weights = {**model.weights, _ROWS: torch.cat([table, rows])}
     name = hashlib.sha256(model.weights_id.encode() + rows.numpy().tobytes()).hexdigest()
     return replace(
         model,
-        vocabulary=Vocabulary((*known.words, *new[:most]), known.lowercase),
+        vocabulary=Vocabulary((*known.words, *new), known.lowercase),
         weights_id=name,
         extends=(*model.extends, model.fingerprint),
         load_weights=lambda: weights,

@@ -39,7 +39,7 @@ def export_model(
     Args:
         half, onnx: as in `save_model`.
         licence: an identifier of the Hugging Face hub's, such as "apache-2.0" or "unknown".
-        vectors, words: add up to `words` words of this file of word vectors; see `with_more_words`.
+        vectors, words: add the `words` first words of this file of word vectors; see `with_more_words`.
 
     Returns:
         The checkpoint that was exported.

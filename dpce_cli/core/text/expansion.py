@@ -40,5 +40,6 @@ def mapped_rows(vocabulary: Vocabulary, learned: Row, vectors: Mapping[str, Row]
     gram = centred.T @ centred
     penalty = _RIDGE * np.trace(gram) / size * np.eye(size)
     matrix = np.linalg.solve(gram + penalty, centred.T @ (targets - goal))
-    rows: Row = ((np.stack([vectors[word] for word in words]) - middle) @ matrix + goal).astype(np.float32)
+    asked = np.array([vectors[word] for word in words]).reshape(-1, size)
+    rows: Row = ((asked - middle) @ matrix + goal).astype(np.float32)
     return rows

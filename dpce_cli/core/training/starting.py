@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -82,13 +83,11 @@ def words_to_continue(start: Model, dataset: PreparedDataset) -> WordTable:
 def _new_rows(known: Vocabulary, learned: Row, new: list[str], word_vectors: WordVectors | None, seed: int) -> Row:
     random = np.random.default_rng(seed).normal(learned.mean(0), learned.std(0), (len(new), learned.shape[1]))
     rows: Row = random.astype(np.float32)
-    if word_vectors:
+    if word_vectors and new:
         vectors = _vectors(word_vectors, known.lowercase)
         have = [index for index, word in enumerate(new) if word in vectors]
-        try:
+        with suppress(VocabularyError):  # if few words are shared, random rows stay
             rows[have] = mapped_rows(known, learned, vectors, [new[index] for index in have])
-        except VocabularyError:  # few words are shared: random rows stay
-            return rows
     return rows
 
 

@@ -29,7 +29,7 @@ def write_vectors(path: Path, model: Model, *further: str) -> Path:
 
 def test_words_of_a_file_are_added_and_all_else_stays(model: Model, tmp_path: Path) -> None:
     path = write_vectors(tmp_path / "v.txt", model, "frisbee", "New_York", ",", "Kite", "kite", "zebra")
-    larger = with_more_words(model, path, 2, Reporter())
+    larger = with_more_words(model, path, len(model.vocabulary) + 5, Reporter())
     assert larger.vocabulary.words == (*model.vocabulary.words, "frisbee", "kite")
     known = " ".join(model.vocabulary.words[:3])
     np.testing.assert_array_equal(larger.encode_text([known]), model.encode_text([known]))
