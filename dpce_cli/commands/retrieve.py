@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 def retrieve(
     query: Annotated[str | None, typer.Option("--query", "-q", help="A sentence to search with.")] = None,
     image: Annotated[Path | None, typer.Option("--image", "-i", help="A photo to search with.")] = None,
+    plus: Annotated[
+        list[str] | None,
+        typer.Option("--plus", metavar="TERM", help="What results should show, too: 'in the snow', image:rex.jpg."),
+    ] = None,
+    minus: Annotated[
+        list[str] | None,
+        typer.Option("--minus", metavar="TERM", help="What results should not show; a weight comes first: 2:people."),
+    ] = None,
     split: Annotated[
         str | None, typer.Option("--split", help="Extracted split to search: train, val or test.  \\[default: test]")
     ] = None,
@@ -59,7 +67,12 @@ def retrieve(
     The relevance of a result says how much people's captions of such a photo agree with the sentence. 100 % is the
     agreement of other people's captions of the very photo that a sentence was written for.
 
+    Any number of terms can be added to a query and taken away from it. A term is a sentence or image:PATH. Its weight
+    is relative to the query's: 1, 2 for a sentence that is added to a photo, and 0.5 for --minus, or as given.
+
     Example: dpce retrieve --query "a blonde woman in blue hailing a taxi" --sheet taxi.png
+
+    Example: dpce retrieve --gallery photos --image rex.jpg --plus "in the snow" --minus people
     """
     if (query is None) == (image is None):
         raise typer.BadParameter("give one of --query and --image")
@@ -67,6 +80,10 @@ def retrieve(
         raise typer.BadParameter("--model, --under, --since, --until and --unique go with --gallery")
     if gallery is not None and split is not None:
         raise typer.BadParameter("give one of --split and --gallery")
+    from dpce_cli.core.retrieval.combining import parse_term
+
+    terms = [parse_term(term, is_minus=False) for term in plus or []]
+    terms += [parse_term(term, is_minus=True) for term in minus or []]
     form = chosen_form(as_json=as_json, as_csv=as_csv, paths=paths, null=null, sheet=sheet, html=html)
     from dpce_cli.commands.console import ConsoleReporter
     from dpce_cli.core.retrieval.hits import Answers, at_least
@@ -90,11 +107,12 @@ def retrieve(
         from dpce_cli.core.retrieval.search import ExtractedSplit
 
         searched = ExtractedSplit(workspace, split or "test", reporter=reporter)
-    hits = searched.search(asked, top_k)
+    hits = searched.search(asked, top_k, terms)
     if min_relevance is not None and hits:
         best, hits = hits[0], at_least(hits, min_relevance)
         if not hits:
             reporter.note(f"nothing found; the best result has a relevance of {best.percent}")
     kind = searched.answers(asked)
-    answers = Answers(title=searched.title, query=asked, kind=kind, hits=hits, root=searched.root)
+    title = ", ".join([searched.title, *map(str, terms)])
+    answers = Answers(title=title, query=asked, kind=kind, hits=hits, root=searched.root)
     give_answers(answers, form, sheet=sheet, html=html, reporter=reporter)

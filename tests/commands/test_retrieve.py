@@ -254,3 +254,18 @@ def test_results_have_a_relevance_once_the_val_split_is_extracted(workspace: Pat
     assert json.loads(none.stdout) == []
     best = f"{100 * hits[0]['relevance']:.0f} %"
     assert none.stderr == f"nothing found; the best result has a relevance of {best}\n"
+
+
+def test_terms_are_added_to_a_query_and_taken_away_from_it(workspace: Path) -> None:
+    plain = succeed("retrieve", "--query", "a woman", "--json", workspace=workspace)
+    combined = succeed(
+        "retrieve", "--query", "a woman", "--plus", "2:a taxi", "--minus", "a red car", "--json", workspace=workspace
+    )
+    assert json.loads(plain.stdout) != json.loads(combined.stdout)
+    assert all(hit["relevance"] is None for hit in json.loads(combined.stdout))
+    table = succeed("retrieve", "--query", "a woman", "--minus", "a red car", workspace=workspace)
+    assert "minus a red car" in table.stdout
+    refused = dpce("retrieve", "--query", "a woman", "--plus", "0:a taxi", workspace=workspace)
+    assert (refused.code, "the weight must be above 0" in refused.error) == (1, True)
+    missing = dpce("retrieve", "--query", "a woman", "--plus", "image:none.jpg", workspace=workspace)
+    assert (missing.code, "none.jpg" in missing.error) == (1, True)

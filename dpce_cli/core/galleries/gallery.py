@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from dpce_cli.core.errors import QueryError, WorkspaceError
 from dpce_cli.core.galleries.approximate import WORTHWHILE, nearest, open_index
 from dpce_cli.core.galleries.catalogue import About, Catalogue, Rows, generation
+from dpce_cli.core.retrieval.combining import Term, combined
 from dpce_cli.core.retrieval.hits import Filters, Hit, Kind, with_relevance
 from dpce_cli.core.retrieval.relevance import Relevance
 from dpce_cli.core.storage.locks import exclusive
@@ -73,12 +74,15 @@ class Gallery:
         """Photos or sentences, for any query."""
         return "sentences" if self.about.kind == "sentences" else "photos"
 
-    def search(self, query: str | Path | Image.Image | Vector, top_k: int = 10) -> list[Hit]:
+    def search(
+        self, query: str | Path | Image.Image | Vector, top_k: int = 10, terms: Sequence[Term] = ()
+    ) -> list[Hit]:
         """The items nearest to a query, best first.
 
         Args:
             query: a sentence, the path of a photo or an open one, or an embedding `(dim,)`, L2-normalised, which is
                 compared without the correction for hubs.
+            terms: what the answers should fit, too, or should not fit.
 
         Raises:
             QueryError: the model knows no word of the query, `top_k` is below 1, or `filters.under` is no folder of the
@@ -88,7 +92,9 @@ class Gallery:
         if top_k < 1:
             raise QueryError(f"--top-k {top_k}: ask for at least 1 result")
         vector = self._embedded(query)
-        curve = self._relevance() if vector[-1] else None
+        if terms:
+            vector[:-1] = combined(self.model, vector[:-1], terms, is_photo=not isinstance(query, str))
+        curve = self._relevance() if vector[-1] and not terms else None
         return with_relevance(self._nearest(vector, top_k), curve)
 
     def _nearest(self, vector: Vector, top_k: int) -> list[Hit]:

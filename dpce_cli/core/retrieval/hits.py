@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from dpce_cli.core.errors import QueryError
+from dpce_cli.core.retrieval.combining import Term
 from dpce_cli.core.retrieval.relevance import Relevance
 
 Kind = Literal["photos", "sentences"]
@@ -54,8 +55,8 @@ def at_least(hits: Sequence[Hit], relevance: float) -> list[Hit]:
     """
     if any(hit.relevance is None for hit in hits):
         raise QueryError(
-            "--min-relevance: the relevance of these results is not known. It is known between sentences and photos, "
-            "if 'dpce extract-features --split val' was run with the model before it was exported and the gallery made"
+            "--min-relevance: the relevance of these results is not known. It is known between sentences and photos "
+            "without --plus and --minus, if 'dpce extract-features --split val' was run with the model before it was exported and the gallery made"
         )
     return [hit for hit in hits if hit.relevance is not None and hit.relevance >= relevance]
 
@@ -88,8 +89,8 @@ class Searchable(Protocol):
     def answers(self, query: str | Path) -> Kind:
         """What the answers to a sentence, or to the photo at a path, are."""
 
-    def search(self, query: str | Path, top_k: int) -> list[Hit]:
-        """The items nearest to a sentence, or to the photo at a path, best first.
+    def search(self, query: str | Path, top_k: int, terms: Sequence[Term] = ()) -> list[Hit]:
+        """The items nearest to a sentence, or to the photo at a path, and to further terms, best first.
 
         Raises:
             QueryError: the model knows no word of the sentence, or `top_k` is below 1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from dpce_cli.core.errors import QueryError
 from dpce_cli.core.progress import Reporter
+from dpce_cli.core.retrieval.combining import Term, combined
 from dpce_cli.core.retrieval.hits import Hit, Kind, with_relevance
 from dpce_cli.core.retrieval.hubness import has_hubness
 from dpce_cli.core.retrieval.model import Model
@@ -40,12 +42,13 @@ class ExtractedSplit:
     def answers(self, query: str | Path) -> Kind:
         return "photos" if isinstance(query, str) else "sentences"
 
-    def search(self, query: str | Path, top_k: int) -> list[Hit]:
-        if isinstance(query, str):
-            hits = search_images(self._store, torch.from_numpy(self._model.encode_text([query])[0]), top_k)
-        else:
-            hits = search_captions(self._store, torch.from_numpy(self._model.encode_images([query])[0]), top_k)
-        return with_relevance(hits, self._relevances.of_answers(self.answers(query)) if self._relevances else None)
+    def search(self, query: str | Path, top_k: int, terms: Sequence[Term] = ()) -> list[Hit]:
+        is_photo = not isinstance(query, str)
+        (vector,) = self._model.encode_text([query]) if isinstance(query, str) else self._model.encode_images([query])
+        embedding = torch.from_numpy(combined(self._model, vector, terms, is_photo=is_photo))
+        hits = (search_captions if is_photo else search_images)(self._store, embedding, top_k)
+        known = self._relevances if not terms else None
+        return with_relevance(hits, known.of_answers(self.answers(query)) if known else None)
 
 
 def rank_gallery(
