@@ -55,8 +55,9 @@ def at_least(hits: Sequence[Hit], relevance: float) -> list[Hit]:
     """
     if any(hit.relevance is None for hit in hits):
         raise QueryError(
-            "--min-relevance: the relevance of these results is not known. It is known between sentences and photos "
-            "without --plus and --minus, if 'dpce extract-features --split val' was run with the model before it was exported and the gallery made"
+            "--min-relevance: the relevance of these results is not known. It is known between sentences and photos, "
+            "without --plus and --minus, if 'dpce extract-features --split val' was run with the model before it was "
+            "exported and the gallery made"
         )
     return [hit for hit in hits if hit.relevance is not None and hit.relevance >= relevance]
 

@@ -30,9 +30,11 @@ _PHOTOS = 256
 def config_to_continue(config: Config, start: Model) -> Config:
     """`config` with everything that decides what the weights of `start` mean: its photos, words and sizes.
 
-    The settings of the stages stay. The image CNN is frozen in Stage I.
+    The other settings of Stage I stay, but the image CNN is frozen, and so are the classes, which begin at the photos'
+    embeddings: with classes that learn, too, the encoders followed them and forgot what they knew.
     """
-    stage1 = replace(config.stage1, multipliers=replace(config.stage1.multipliers, backbone=0.0, backbone_bias=0.0))
+    fixed = replace(config.stage1.multipliers, backbone=0.0, backbone_bias=0.0, classifier=0.0, classifier_bias=0.0)
+    stage1 = replace(config.stage1, multipliers=fixed)
     text = replace(config.text, max_words=start.config.text.max_words, lowercase=start.vocabulary.lowercase)
     return replace(config, image=start.config.image, text=text, model=start.config.model, stage1=stage1)
 
