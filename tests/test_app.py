@@ -30,6 +30,7 @@ COMMANDS = [
     "encode",
     "index",
     "galleries",
+    "teach",
 ]
 
 
@@ -89,10 +90,11 @@ def test_every_command_has_help_with_an_example_that_parses(command: str) -> Non
 
     text = _words(outcome.stdout)
     assert text.startswith(f"Usage: dpce {command} ")
-    example = re.search(r"Example: dpce ([a-z0-9-]+ .*?) (Arguments|Options) ", text)
-    assert example, text
-    assert example[1].startswith(f"{command} ")
-    check_arguments(example[1])
+    examples = re.findall(r"Example: dpce ([a-z0-9-]+ .*?) (?=Example:|Arguments |Options )", text)
+    assert examples, text
+    for example in examples:
+        assert example.startswith(f"{command} ")
+        check_arguments(example)
     assert succeed(command, "-h").stdout == outcome.stdout
 
 
