@@ -131,8 +131,8 @@ def _evaluate_gallery(workspace_path: Path, name: str, *, as_json: bool) -> None
 
     workspace, reporter = Workspace(workspace_path), ConsoleReporter()
     folder = workspace.gallery_folder(check_name(name))
-    searched = Gallery(folder, find_model(recorded_model(folder), workspace, reporter=reporter))
-    measured = evaluate_gallery(searched, CaptionsOfGallery(workspace.teaching_folder(name)), reporter)
+    model = Gallery(folder, find_model(recorded_model(folder), workspace, reporter=reporter)).model
+    measured = evaluate_gallery(folder, model, CaptionsOfGallery(workspace.teaching_folder(name)), reporter)
     if as_json:
         print_json(measured.to_dict())
     else:

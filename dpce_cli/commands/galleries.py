@@ -11,7 +11,7 @@ from dpce_cli.commands.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOp
 
 def galleries(
     remove: Annotated[
-        str | None, typer.Option("--remove", metavar="NAME", help="Delete a gallery; its photos stay.")
+        str | None, typer.Option("--remove", metavar="NAME", help="Delete a gallery; its photos and captions stay.")
     ] = None,
     as_json: JsonOption = False,
     workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,

@@ -9,6 +9,9 @@ import typer
 
 from dpce_cli.commands.options import DEFAULT_WORKSPACE, WorkspaceOption
 
+_SHOWN = 10
+"""Rare words that are named."""
+
 
 def teach(
     gallery: Annotated[str, typer.Argument(metavar="GALLERY", help="Gallery of photos, made by index.")],
@@ -46,6 +49,7 @@ def teach(
     result = teach_gallery(workspace, check_name(gallery), reporter)
     learnt = ", ".join(f"{word} ({count} photos)" for word, count in result.words.enough.items())
     typer.echo(f"{result.captions:,} captions of {result.photos:,} photos; learnt: {learnt or 'nothing'}")
-    if result.words.too_few:
-        typer.echo(f"in captions of too few photos to be learnt: {', '.join(result.words.too_few)}")
+    if rare := list(result.words.too_few):
+        more = f" and {len(rare) - _SHOWN:,} more" if len(rare) > _SHOWN else ""
+        typer.echo(f"in captions of too few photos to be learnt: {', '.join(rare[:_SHOWN])}{more}")
     typer.echo(f"gallery {gallery} uses {result.model}")

@@ -55,7 +55,10 @@ def test_a_name_is_learnt_and_forgotten_again(workspace: Path, table: Path) -> N
     assert "## Results" in card
     assert "`rex` (4 photos)" in card
 
-    again = succeed("teach", "photos", "--captions", table, workspace=workspace)
+    more = write(table.with_name("more.csv"), [("000005.png", "rex"), ("000000.png", "rex and a man")])
+    again = succeed("teach", "photos", "--captions", more, workspace=workspace)
+    assert f"1 captions added to {captions.path}\n" in again.stderr
+    assert again.stdout.startswith("5 captions of 5 photos; learnt: rex (5 photos)\n")
     assert again.stdout.endswith(f"gallery photos uses {captions.folder / 'model-2'}\n")
     assert sorted(path.name for path in captions.folder.glob("model-*")) == ["model-2"]
     assert "nothing changed" in succeed("index", table.parent / "photos", "--workers", "0", workspace=workspace).stdout

@@ -58,7 +58,7 @@ class Gallery:
         folder = Path(folder)
         self.folder, self.model, self.filters = folder, model, filters or Filters()
         self.about = about_gallery(folder)
-        if self.about.fingerprint not in (model.fingerprint, *model.extends):
+        if not can_search(self.about, model):
             raise WorkspaceError(
                 f"{folder}: was made with another model ({self.about.model_name}) than {model.name}; name its model "
                 "with --model, or run 'dpce index FOLDER --rebuild'"
@@ -188,6 +188,11 @@ def about_gallery(folder: Path) -> About:
     """
     with closing(open_gallery(folder)) as catalogue:
         return catalogue.about
+
+
+def can_search(about: About, model: Model) -> bool:
+    """Whether a model made a gallery, or only adds words to the model that made it."""
+    return about.fingerprint in (model.fingerprint, *model.extends)
 
 
 def recorded_model(folder: Path) -> str | None:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.galleries.gallery import Gallery, open_gallery
+from dpce_cli.core.galleries.gallery import about_gallery, open_gallery
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.metrics import median_rank
+from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.retrieval.ranks import SAME_SIMILARITY
 from dpce_cli.core.teaching.captions import CaptionsOfGallery
 
@@ -73,20 +74,23 @@ class GalleryEvaluation:
         return {**about, **directions, **({"hubs_corrected": corrected} if corrected else {})}
 
 
-def evaluate_gallery(gallery: Gallery, captions: CaptionsOfGallery, reporter: Reporter) -> GalleryEvaluation:
-    """Measure retrieval in both directions with the captions of photos that the gallery's model was not trained on.
+def evaluate_gallery(folder: Path, model: Model, captions: CaptionsOfGallery, reporter: Reporter) -> GalleryEvaluation:
+    """Measure retrieval in both directions with the captions of photos that a model was not trained on.
 
     A caption ranks all photos of the gallery, and a photo all captions that the person wrote. Where several photos have
     the same caption, each of them is right for it, and counts neither for nor against the others.
 
     The photos are those that a person chose to caption, not a random sample of the gallery.
 
+    Args:
+        folder: of the gallery.
+        model: embeds photos as the gallery's does.
+
     Raises:
         DataError: there are too few captions.
         WorkspaceError: the captions or the gallery cannot be read.
     """
-    model, name = gallery.model, gallery.folder.name
-    row_of_content, rows = rows_of_photos(gallery.folder)
+    row_of_content, rows = rows_of_photos(folder)
     present = [one for one in captions.read() if one.content in row_of_content]
     written = [one for one in present if model.knows(one.caption)]
     if unknown := len(present) - len(written):
@@ -96,20 +100,20 @@ def evaluate_gallery(gallery: Gallery, captions: CaptionsOfGallery, reporter: Re
     photos = len({written[index].content for index in queries})
     if photos < FEWEST:
         raise DataError(
-            f"gallery '{name}': {photos} photos have captions that the model was not trained on, and {FEWEST} are "
+            f"gallery '{folder.name}': {photos} photos have captions that the model was not trained on, and {FEWEST} are "
             "needed to measure; write captions for more photos"
         )
     texts = torch.from_numpy(model.encode_text([one.caption for one in written]))
     photo_of_text = torch.tensor([row_of_content[one.content] for one in written])
     caption_of_text = _numbered([one.caption.casefold() for one in written])
-    bank = model.bank if gallery.about.corrects_hubs else None
+    bank = model.bank if about_gallery(folder).corrects_hubs else None
     measured = []
     for hubness in [None, *([bank.hubness_of_texts(texts)] if bank else [])]:
         measured.append(
             _measure(rows, texts, photo_of_text, caption_of_text, torch.tensor(queries), text_hubness=hubness)
         )
     return GalleryEvaluation(
-        gallery=name,
+        gallery=folder.name,
         model=model.name,
         photos=photos,
         captions=len(queries),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpce_cli.core.errors import WorkspaceError
-from dpce_cli.core.galleries.gallery import Gallery, about_gallery
+from dpce_cli.core.galleries.gallery import Gallery, about_gallery, can_search
 from dpce_cli.core.retrieval.model import Model
 
 _NEWEST = 256
@@ -20,7 +20,7 @@ def suggest_captions(
     """The captions nearest to a photo, best first: sentences of galleries, and what the person wrote for other photos.
 
     Args:
-        sentences: galleries of sentences that `model` made.
+        sentences: galleries of sentences that `model` can search.
         written: captions that the person wrote, in order of time; the newest are considered.
 
     Raises:
@@ -43,13 +43,13 @@ def suggest_captions(
 
 
 def sentence_galleries(folder: Path, model: Model) -> list[Gallery]:
-    """The galleries of sentences below `folder` that a model made."""
+    """The galleries of sentences below `folder` that a model can search."""
     found = []
     for path in sorted(folder.glob("*")):
         try:
             about = about_gallery(path)
         except WorkspaceError:  # no gallery, or a damaged one, of which `dpce galleries` tells
             continue
-        if about.kind == "sentences" and about.fingerprint == model.fingerprint:
+        if about.kind == "sentences" and can_search(about, model):
             found.append(Gallery(path, model))
     return found

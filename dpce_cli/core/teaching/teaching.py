@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dpce_cli.core.errors import DataError, WorkspaceError
-from dpce_cli.core.galleries.gallery import Gallery, about_gallery, change_model
+from dpce_cli.core.galleries.gallery import about_gallery, change_model
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.hubness import BANK_PHOTOS
 from dpce_cli.core.retrieval.model import Model
@@ -88,7 +88,7 @@ def teach_gallery(workspace: Workspace, name: str, reporter: Reporter) -> Teachi
             taught = replace(taught, name=f"{base.name}, taught for gallery {name}")
             seen = TaughtModel(base=base_name, base_fingerprint=base.fingerprint, photos=frozenset(photos))
             captions.remember_model(taught.fingerprint, seen)
-            evaluation = _evaluation(Gallery(gallery, taught), captions, reporter)
+            evaluation = _evaluation(gallery, taught, captions, reporter)
             folder = _next_folder(captions.folder)
             original = locate_model(base_name)
             onnx = (original / TEXT).is_file() and find_spec("onnx") is not None
@@ -138,9 +138,11 @@ def _other_photos(contents: dict[str, int], rows: Tensor, written: Sequence[Writ
     return rows[others[chosen], :-1]
 
 
-def _evaluation(gallery: Gallery, captions: CaptionsOfGallery, reporter: Reporter) -> GalleryEvaluation | None:
+def _evaluation(
+    gallery: Path, model: Model, captions: CaptionsOfGallery, reporter: Reporter
+) -> GalleryEvaluation | None:
     try:
-        return evaluate_gallery(gallery, captions, reporter)
+        return evaluate_gallery(gallery, model, captions, reporter)
     except DataError as error:
         reporter.note(str(error))
         return None

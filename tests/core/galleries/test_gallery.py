@@ -14,7 +14,7 @@ from PIL import Image
 from dpce_cli.core.errors import QueryError, WorkspaceError
 from dpce_cli.core.galleries import gallery as module
 from dpce_cli.core.galleries.catalogue import About, Catalogue, Found, make_current
-from dpce_cli.core.galleries.gallery import Gallery, gallery_states, recorded_model
+from dpce_cli.core.galleries.gallery import Gallery, change_model, gallery_states, recorded_model
 from dpce_cli.core.retrieval.hits import Filters
 from dpce_cli.core.retrieval.hubness import Bank
 from dpce_cli.core.retrieval.relevance import Relevances
@@ -215,6 +215,26 @@ def test_a_gallery_of_another_model_or_name_is_refused(place: Place) -> None:
         Gallery(place.gallery.with_name("nosuch"), place.model.as_model())
     with pytest.raises(QueryError, match="--top-k 0"):
         opened(place).search("red", 0)
+
+
+def test_a_model_that_only_adds_words_searches_the_gallery_and_can_take_it_over(place: Place) -> None:
+    place.add("1.png")
+    place.index()
+    taught = ColourModel("taught")
+    taught.extends = ("colours",)
+    before = opened(place).search("red")
+    assert Gallery(place.gallery, taught.as_model()).search("red") == before
+
+    with pytest.raises(WorkspaceError, match="has got another model meanwhile"):
+        change_model(place.gallery, "others", taught.as_model(), "/models/taught")
+    change_model(place.gallery, "colours", taught.as_model(), "/models/taught")
+    assert recorded_model(place.gallery) == "/models/taught"
+    assert Gallery(place.gallery, taught.as_model()).search("red") == before
+    with pytest.raises(WorkspaceError, match="was made with another model"):
+        opened(place)
+    assert place.index(model=taught).counts == {"gone": 0}
+    with pytest.raises(WorkspaceError, match="there is no such gallery"):
+        change_model(place.gallery.with_name("nosuch"), "colours", taught.as_model(), "")
 
 
 def test_the_overview_counts_items_and_names_problems(place: Place) -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from dpce_cli.core.errors import DataError
-from dpce_cli.core.galleries.gallery import Gallery
 from dpce_cli.core.retrieval.hubness import Bank
 from dpce_cli.core.teaching.captions import CaptionsOfGallery, TaughtModel, find_photo
 from dpce_cli.core.teaching.evaluation import GalleryEvaluation, evaluate_gallery, wilson_interval
@@ -39,7 +38,7 @@ def measure(place: Place, captions: CaptionsOfGallery) -> Callable[[ColourModel]
         place.index(model=model)
         for number, text in WRITTEN:
             captions.add(find_photo(place.gallery, Path(f"{number}.png")), text, model.fingerprint)
-        return evaluate_gallery(Gallery(place.gallery, model.as_model()), captions, place.notes)
+        return evaluate_gallery(place.gallery, model.as_model(), captions, place.notes)
 
     return measured
 
@@ -96,16 +95,15 @@ def test_photos_that_the_model_was_trained_on_are_in_the_way_and_not_asked_for(
 ) -> None:
     whole = measure(ColourModel())
     assert whole.hubs_corrected is None
-    gallery = Gallery(place.gallery, place.model.as_model())
     trained_on(captions, place, [6])
-    part = evaluate_gallery(gallery, captions, place.notes)
+    part = evaluate_gallery(place.gallery, place.model.as_model(), captions, place.notes)
     assert (part.photos, part.captions) == (6, 7)
     assert part.plain["text_to_image"].gallery == 7
     assert part.plain["image_to_text"].gallery == whole.plain["image_to_text"].gallery
 
     trained_on(captions, place, [0, 1, 2])
     with pytest.raises(DataError, match="'photos': 4 photos have captions that the model was not trained on, and 5 "):
-        evaluate_gallery(gallery, captions, place.notes)
+        evaluate_gallery(place.gallery, place.model.as_model(), captions, place.notes)
 
 
 def test_captions_of_unknown_words_and_of_photos_that_are_gone_are_left_out(
@@ -115,7 +113,7 @@ def test_captions_of_unknown_words_and_of_photos_that_are_gone_are_left_out(
     captions.add(find_photo(place.gallery, Path("0.png")), "frisbee", "colours")
     (place.photos / "6.png").unlink()
     place.index()
-    measured = evaluate_gallery(Gallery(place.gallery, place.model.as_model()), captions, place.notes)
+    measured = evaluate_gallery(place.gallery, place.model.as_model(), captions, place.notes)
     assert (measured.photos, measured.captions) == (6, 7)
     assert place.notes.warnings == ["1 of 8 captions are left out: the model knows none of their words"]
 
