@@ -100,8 +100,8 @@ def evaluate_gallery(folder: Path, model: Model, captions: CaptionsOfGallery, re
     photos = len({written[index].content for index in queries})
     if photos < FEWEST:
         raise DataError(
-            f"gallery '{folder.name}': {photos} photos have captions that the model was not trained on, and {FEWEST} are "
-            "needed to measure; write captions for more photos"
+            f"gallery '{folder.name}': {photos} photos have captions that the model was not trained on, and {FEWEST} "
+            "are needed to measure; write captions for more photos"
         )
     texts = torch.from_numpy(model.encode_text([one.caption for one in written]))
     photo_of_text = torch.tensor([row_of_content[one.content] for one in written])
