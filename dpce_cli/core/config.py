@@ -52,6 +52,9 @@ class ImageConfig:
     """Name of the last part of the image CNN that never learns, such as "layer3" of a ResNet; its batch norms and those
     after it keep their statistics. If only what comes after it learns, its maps are cached. Empty: the whole CNN learns
     or is frozen."""
+    pooling: tuple[int, ...] = (1, 1)
+    """Rows and columns of the grid whose cells average the last feature map; more than [1, 1], the paper's, keep
+    where in the photo something is. Only for torchvision's ResNets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +187,8 @@ class Config:
             "image.resize of at least image.crop, which is at least 32": self.image.resize >= self.image.crop >= 32,
             "image.crop of at least 224 with a Caffe VGG": self.image.crop >= 224
             or self.image.backbone not in ("vgg16-caffe", "vgg19-caffe"),
+            "image.pooling with two numbers from 1 to 16": len(self.image.pooling) == 2
+            and 1 <= min(self.image.pooling) <= max(self.image.pooling) <= 16,
             "image.min_crop_scale above 0 and up to 1": 0 < self.image.min_crop_scale <= 1,
             "model.embedding_dim and model.word_dim of at least 1": min(self.model.embedding_dim, self.model.word_dim)
             >= 1,

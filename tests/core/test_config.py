@@ -64,6 +64,7 @@ def test_what_was_written_before_a_setting_existed_is_read_as_if_it_had_been_off
     old = tree()
     for stage in ("stage1", "stage2"):
         del old[stage]["accumulation_steps"], old[stage]["clip_norm"]
+    del old["image"]["pooling"]
     assert Config.from_dict(old, "file.json") == build_preset("flickr8k")
 
 
@@ -182,6 +183,8 @@ def test_a_setting_of_an_unknown_key_lists_the_known_ones(setting: str) -> None:
     [
         "text.max_words=0",
         "image.crop=31",
+        "image.pooling=[2]",
+        "image.pooling=[0,2]",
         "image.crop=225",
         "image.resize=223",
         "image.min_crop_scale=0",

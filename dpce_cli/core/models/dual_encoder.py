@@ -57,6 +57,7 @@ class DualEncoder(nn.Module):
             crop=config.image.crop,
             feature_dropout=model.feature_dropout,
             frozen_until=config.image.frozen_until,
+            pooling=config.image.pooling,
         )
         self.text_encoder = build_text_encoder(model, vocabulary_size=vocabulary_size, word_dim=word_dim)
         self.shared_classifier = SharedClassifier(

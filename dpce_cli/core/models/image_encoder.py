@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -30,9 +31,11 @@ class ImageEncoder(nn.Module):
             the authors' code).
         feature_dropout: dropout probability of the pooled CNN features; the paper has none.
         frozen_until: name of the last part of the CNN that never learns, see `cut`; empty: the CNN is one part.
+        pooling: rows and columns of the cells that a ResNet's last map is averaged in; the paper has one cell.
 
     Raises:
-        ConfigError: there is no such backbone, it does not take photos of `crop` pixels, or it cannot be cut there.
+        ConfigError: there is no such backbone, it does not take photos of `crop` pixels or this pooling, or it cannot
+            be cut there.
     """
 
     def __init__(
@@ -43,16 +46,26 @@ class ImageEncoder(nn.Module):
         crop: int = 224,
         feature_dropout: float = 0.0,
         frozen_until: str = "",
+        pooling: tuple[int, ...] = (1, 1),
     ) -> None:
         super().__init__()
         self.crop = crop
+        self.pooling = pooling
         source = find_backbone(backbone)
         self.backbone = source.build()
         side = input_side(self.backbone)
         if side and side != crop:
             raise ConfigError(f"{backbone} takes photos of {side} pixels only; prepare with --set image.crop={side}")
-        self.feature_dim = remove_classifier(self.backbone)
-        hidden = min(4096 if isinstance(self.backbone, models.VGG) else 2048, self.feature_dim)
+        feature_dim = remove_classifier(self.backbone)
+        if pooling != (1, 1):
+            if not isinstance(self.backbone, models.ResNet) or isinstance(self.backbone, CaffeResNet50):
+                raise ConfigError(
+                    f"{backbone} keeps its own pooling; prepare with --set 'image.pooling=[1,1]', or choose a ResNet "
+                    "of torchvision"
+                )
+            self.backbone.avgpool = nn.AdaptiveAvgPool2d(pooling)
+        self.feature_dim = feature_dim * math.prod(pooling)
+        hidden = min(4096 if isinstance(self.backbone, models.VGG) else 2048, feature_dim)
         self.feature_dropout = nn.Dropout(feature_dropout)
         self.head = nn.Sequential(
             nn.Linear(self.feature_dim, hidden, bias=False),
@@ -140,7 +153,8 @@ class ImageEncoder(nn.Module):
         maps = pixels
         for _, layer in layers:
             maps = layer(maps)
-        windows = F.avg_pool2d(maps, -(-self.crop // 32), stride=1)  # a map's side is the photo's / 32, rounded up
+        side = -(-self.crop // 32)  # a map's side is the photo's / 32, rounded up
+        windows = _pooled_windows(maps, side, self.pooling)
         return windows.flatten(2).transpose(1, 2)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -158,3 +172,24 @@ class ImageEncoder(nn.Module):
         embeddings: Tensor = self.head(self.feature_dropout(features.flatten(0, 1)))
         # Not features.shape, which ONNX graphs would hold as numbers, for photos of one size.
         return cast(Tensor, embeddings.unflatten(0, (images.shape[0], -1))).mean(1)
+
+
+def _pooled_windows(maps: Tensor, side: int, pooling: tuple[int, ...]) -> Tensor:
+    """Average the cells of every window of `side` by `side`, as `nn.AdaptiveAvgPool2d(pooling)` does of one window.
+
+    Args:
+        maps: `(batch, channels, height, width)`.
+
+    Returns:
+        `(batch, channels * rows * columns, height - side + 1, width - side + 1)`.
+    """
+    rows, columns = (
+        [(side * cell // count, -(-side * (cell + 1) // count)) for cell in range(count)] for count in pooling
+    )
+    height, width = (length - side for length in maps.shape[2:])
+    cells = [
+        F.avg_pool2d(maps[:, :, top : height + bottom, left : width + right], (bottom - top, right - left), stride=1)
+        for top, bottom in rows
+        for left, right in columns
+    ]
+    return torch.stack(cells, 2).flatten(1, 2)

@@ -231,9 +231,11 @@ def _build_image_encoder(config: Config) -> ImageEncoder:
     from dpce_cli.core.models.image_encoder import ImageEncoder
 
     with torch.device("meta"):
+        image = config.image
         return ImageEncoder(
-            backbone=config.image.backbone,
+            backbone=image.backbone,
             embedding_dim=config.model.embedding_dim,
-            crop=config.image.crop,
-            frozen_until=config.image.frozen_until,
+            crop=image.crop,
+            frozen_until=image.frozen_until,
+            pooling=image.pooling,
         )

@@ -191,8 +191,11 @@ class _Writer:
 def _plain(write: _Writer) -> str:
     """a blonde woman in blue hailing a taxi; half of the captions add a detail, such as: at night"""
     who = write.people[0]
-    detail = write.rng.choice(("", "", f" {write.sky()}", f" {write.around(1)}"))
-    return f"{write.person(who, brief=True)} {write.doing(who)}{detail}"
+    text = f"{write.person(who, brief=True)} {write.doing(who)}"
+    detail = write.rng.choice(("", "", "sky", "around"))
+    if detail == "sky":
+        return f"{text} {write.sky()}"
+    return f"{text} {write.around(1)}" if detail else text
 
 
 def _headline(write: _Writer) -> str:

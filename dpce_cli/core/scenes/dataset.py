@@ -26,7 +26,7 @@ from dpce_cli.core.scenes.facts import (
 )
 from dpce_cli.core.storage.files import replacing, write_json
 
-_SIZE = 96
+SIZE = 96
 """Side of a picture in pixels."""
 
 
@@ -37,9 +37,9 @@ def draw_scenes(parent: Path, *, train_images: int, test_images: int, seed: int,
     See `build_scenes`.
     """
     counts = {"train": train_images, "val": test_images, "test": test_images}
-    digest = hashlib.sha256(json.dumps(_origin(seed, counts, _SIZE)).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(_origin(seed, counts, SIZE)).encode()).hexdigest()
     root = parent / f"photos-{digest[:12]}"
-    return replace(build_scenes(root, seed=seed, counts=counts, size=_SIZE, reporter=reporter), source=parent)
+    return replace(build_scenes(root, seed=seed, counts=counts, size=SIZE, reporter=reporter), source=parent)
 
 
 def build_scenes(root: Path, *, seed: int, counts: Mapping[str, int], size: int, reporter: Reporter) -> CaptionedImages:

@@ -192,6 +192,10 @@ def _meta(cache: FeatureCache, encoder: ImageEncoder, config: ImageConfig, crops
     """What a cache depends on, besides the photos' paths, contents and positions in shards."""
     state, image = encoder.backbone.state_dict(), asdict(replace(config, test_view="crop"))  # the only cached test view
     del image["frozen_until"]
+    if config.pooling == (1, 1):
+        del image["pooling"]  # caches made before there was this setting stay valid
+    else:
+        image["pooling"] = list(config.pooling)  # as JSON gives it back
     meta = {"cnn": fingerprint(state), "image": image, "views": 1 + config.mirror + crops}
     if cache.kind == "maps":
         lower = {name: value for name, value in state.items() if name in encoder.frozen_tensors}

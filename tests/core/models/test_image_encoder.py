@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from dpce_cli.core.data.images import load_image, normalize, training_view
-from dpce_cli.core.errors import CheckpointError
+from dpce_cli.core.errors import CheckpointError, ConfigError
 from dpce_cli.core.models import backbones, image_encoder
 from dpce_cli.core.models.backbones import IMAGENET_MEAN, IMAGENET_STD, ORIGINAL_MEAN, load_backbone_weights
 from dpce_cli.core.models.image_encoder import ImageEncoder
@@ -212,3 +212,30 @@ def test_pooled_features_are_dropped_at_random_in_training_only() -> None:
     assert float((seen[0] == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
     assert seen[0].max() == pytest.approx(1 / 0.75)
     assert seen[1].equal(ones)
+
+
+def test_pooling_in_columns_keeps_the_side_on_which_something_is() -> None:
+    torch.manual_seed(0)
+    encoder = ImageEncoder(backbone="resnet18", embedding_dim=4, pooling=(1, 2)).eval()
+    left = random_images(1, 128)
+    left[..., 64:] = 0
+    with torch.inference_mode():
+        features = encoder.pooled_features(left).unflatten(1, (512, 2))
+        whole = ImageEncoder.pooled_features(with_weights_of(encoder), left)
+    assert encoder.feature_dim == 1024
+    assert encoder.head[0].weight.shape == (512, 1024)
+    assert (features[..., 0] - features[..., 1]).abs().max() > 0.1
+    torch.testing.assert_close(features.mean(2), whole)
+
+
+def with_weights_of(encoder: ImageEncoder) -> ImageEncoder:
+    """The same CNN, with one mean over the last map."""
+    single = ImageEncoder(backbone="resnet18", embedding_dim=4).eval()
+    single.backbone.load_state_dict(encoder.backbone.state_dict())
+    return single
+
+
+@pytest.mark.parametrize("backbone", ["resnet50-caffe", "vgg16", "mobilenet_v3_small"])
+def test_pooling_in_cells_needs_a_resnet_of_torchvision(backbone: str) -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match=f"{backbone} keeps its own pooling; prepare with"):
+        ImageEncoder(backbone=backbone, embedding_dim=4, pooling=(1, 2))

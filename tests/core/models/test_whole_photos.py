@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpce_cli.core.models.image_encoder import ImageEncoder
+from dpce_cli.core.models.image_encoder import ImageEncoder, _pooled_windows
 from dpce_cli.core.retrieval.encoding import encode_images
 from dpce_cli.core.seeding import generator_for
 from tests.oracles.whole_photo import embedding_of_windows
@@ -66,3 +66,17 @@ def test_a_larger_photo_is_more_than_its_centre() -> None:
     encoder, views = build("resnet18", 224), photos(256, 320)
     centre = views[..., 16:240, 48:272]
     assert not torch.allclose(encode_images(encoder, views), encode_images(encoder, centre), atol=1e-3)
+
+
+@pytest.mark.parametrize("pooling", [(1, 2), (2, 2), (3, 2)])
+def test_the_cells_of_a_window_are_those_of_adaptive_pooling(pooling: tuple[int, int]) -> None:
+    maps = torch.randn(2, 4, 8, 9, generator=generator_for("maps"))
+    found = _pooled_windows(maps, 7, pooling)
+    pool = nn.AdaptiveAvgPool2d(pooling)
+    expected = [[pool(maps[:, :, y : y + 7, x : x + 7]).flatten(1) for x in range(3)] for y in range(2)]
+    torch.testing.assert_close(found, torch.stack([torch.stack(line, -1) for line in expected], -2))
+
+
+def test_one_cell_is_exactly_the_mean_of_the_window() -> None:
+    maps = torch.randn(2, 4, 8, 9, generator=generator_for("maps"))
+    assert _pooled_windows(maps, 7, (1, 1)).equal(F.avg_pool2d(maps, 7, stride=1))

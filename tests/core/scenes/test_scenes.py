@@ -139,6 +139,15 @@ def test_exactly_one_test_scene_is_right_for_the_query(count: int) -> None:
         assert sum(is_true(QUERY_FACTS, facts_of(scene)) for scene in splits["test"]) == 1
 
 
+def test_a_caption_states_only_what_its_words_say() -> None:
+    signs = {"house": ("house",), "tree": ("tree",), "sky": ("sun", "sky", "night", "moon", "rain", "snow")}
+    for seed in range(200):
+        rng = random.Random(seed)
+        for caption in write_captions(sample_scene(rng), rng):
+            for what in {value for thing in caption.facts for name, value in thing if name == "what"} & signs.keys():
+                assert any(sign in caption.text for sign in signs[what]), caption
+
+
 def test_the_query_is_a_possible_caption_of_its_scene() -> None:
     answer = sample_scene(random.Random(0), {"kind": "woman", "hair": "blonde", "clothes": "blue", "action": "hail"})
     texts = [caption.text for seed in range(100) for caption in write_captions(answer, random.Random(seed))]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.models.image_encoder import ImageEncoder
 from dpce_cli.core.workspace import feature_cache
 from dpce_cli.core.workspace.dataset import PreparedDataset
-from dpce_cli.core.workspace.feature_cache import FeatureCache, Kind, cached_features, cached_test_features
+from dpce_cli.core.workspace.feature_cache import FeatureCache, Kind, _meta, cached_features, cached_test_features
 from dpce_cli.core.workspace.workspace import Workspace
 from tests.core.tiny import TRAIN, Recorder, prepare, records, tiny_config, tiny_images, train
 
@@ -289,3 +290,13 @@ def test_the_cached_maps_embed_the_photos_of_a_split(case: Case) -> None:
     found = cached_test_features(case.workspace, case.dataset, cut.encoder, config, split="val")
     assert found is not None
     assert found.equal(pooled)
+
+
+def test_a_cache_depends_on_the_pooling_and_one_made_before_there_was_this_setting_stays_valid(case: Case) -> None:
+    image = case.dataset.config.image
+    plain, cells = (
+        _meta(FeatureCache(case.workspace, "pooled"), case.encoder, replace(image, pooling=pooling), 0)
+        for pooling in ((1, 1), (1, 2))
+    )
+    assert "pooling" not in plain["image"]
+    assert json.loads(json.dumps(cells)) == cells != plain
