@@ -92,7 +92,8 @@ FeatureCacheOption = Annotated[
     bool,
     typer.Option(
         "--feature-cache/--no-feature-cache",
-        help="Compute a frozen image CNN's features once, or from fresh random crops each epoch as the paper does.",
+        help="Compute what the frozen part of the image CNN gives once, or from fresh random crops each epoch as the "
+        "paper does.",
     ),
 ]
 ShowConfigOption = Annotated[

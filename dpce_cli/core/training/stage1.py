@@ -106,6 +106,11 @@ def build_model(
             "an image CNN without pretrained weights cannot stay frozen; name weights with --set "
             f"image.backbone_weights=FILE, or train it with --set stage{stage}.multipliers.backbone=1"
         )
+    if config.image.backbone_weights == "none" and config.image.frozen_until:
+        raise ConfigError(
+            "a part of the image CNN without pretrained weights cannot stay frozen; name weights with --set "
+            "image.backbone_weights=FILE, or train the whole CNN with --set image.frozen_until="
+        )
     words = word_table(dataset, config, word_vectors)
     weights = None
     if config.image.backbone_weights != "none":

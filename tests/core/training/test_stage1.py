@@ -64,6 +64,12 @@ def test_a_frozen_cnn_without_pretrained_weights_is_refused(workspace: Workspace
         train(workspace, 1, config)
 
 
+def test_a_frozen_part_without_pretrained_weights_is_refused(workspace: Workspace) -> None:
+    config = tiny_config(None, "image.frozen_until=bn1")
+    with pytest.raises(ConfigError, match=r"a part of .* cannot stay frozen; .*or train the whole CNN"):
+        train(workspace, 1, config)
+
+
 def test_the_initial_weights_depend_on_the_seed_alone(workspace: Workspace) -> None:
     dataset = workspace.load_dataset()
 
