@@ -30,7 +30,7 @@ def teach(
     A word is learnt if the model does not know it yet and the captions of at least 3 photos have it. All else that the
     model knows stays exactly as it is, and no photo is embedded again. One captioned photo of five is kept for 'dpce
     eval --gallery'. The captions are in WORKSPACE/teaching/GALLERY/captions.csv, a file for 'dpce prepare-vocab folder
-    --captions', with which hundreds of captions can train the whole model.
+    --captions'; after it, 'dpce train-stage1 --from MODEL' trains on them.
 
     Example: dpce teach photos --captions rex.csv
     """
