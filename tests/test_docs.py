@@ -106,9 +106,10 @@ def test_every_documented_setting_exists(line: str) -> None:
 
 
 def test_the_readme_names_the_presets_that_exist() -> None:
-    assert set(re.findall(r"preset `([^`]+)`", README)) <= set(PRESETS)
-    assert set(re.findall(r"`(paper-[a-z0-9-]+)`", README)) <= set(PRESETS)
-    assert all(f"`{name}`" in README for name in PRESETS)
+    text = README + (ROOT / "examples" / "data_sets.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"preset `([^`]+)`", text)) <= set(PRESETS)
+    assert set(re.findall(r"`(paper-[a-z0-9-]+)`", text)) <= set(PRESETS)
+    assert all(f"`{name}`" in text for name in PRESETS)
 
 
 def test_the_generated_parts_of_the_readme_are_in_sync() -> None:

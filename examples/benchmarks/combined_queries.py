@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,26 +29,32 @@ TOP = 10
 
 def minus_queries() -> list[tuple[str, str, Callable[[Scene], bool]]]:
     """A sentence, what is taken away, and which scenes are right."""
-    found: list[tuple[str, str, Callable[[Scene], bool]]] = []
-    for colour in CAR_COLOURS:
-        found.append(("a car", f"a {colour} car", lambda s, c=colour: s.vehicle == "car" and s.vehicle_colour != c))
-    for colour in ITEM_COLOURS:
-        found.append(("an umbrella", f"a {colour} umbrella", lambda s, c=colour: _has_other(s, "umbrella", "item", c)))
-    for kind in ("woman", "man"):
-        for sky in SKIES:
-            found.append((f"a {kind} hailing a taxi", SKY[sky], lambda s, k=kind, v=sky: _hails(s, k) and s.sky != v))
-        for colour in CLOTHES:
-            is_right = lambda s, k=kind, c=colour: _has_other(s, "dog", "clothes", c, k)  # noqa: E731
-            found.append((f"a {kind} with a dog", f"a {kind} in {colour}", is_right))
-    return found
+    return [
+        *(("a car", f"a {colour} car", partial(_has_other_car, colour)) for colour in CAR_COLOURS),
+        *(("an umbrella", f"a {c} umbrella", partial(_has_other, "umbrella", "item", c, "")) for c in ITEM_COLOURS),
+        *(
+            (f"a {kind} hailing a taxi", SKY[sky], partial(_hails_under_another, sky, kind))
+            for kind in ("woman", "man")
+            for sky in SKIES
+        ),
+        *(
+            (f"a {kind} with a dog", f"a {kind} in {colour}", partial(_has_other, "dog", "clothes", colour, kind))
+            for kind in ("woman", "man")
+            for colour in CLOTHES
+        ),
+    ]
 
 
-def _hails(scene: Scene, kind: str) -> bool:
-    return any(person.kind == kind and person.action == "hail" for person in scene.people)
+def _has_other_car(colour: str, scene: Scene) -> bool:
+    return scene.vehicle == "car" and scene.vehicle_colour != colour
 
 
-def _has_other(scene: Scene, action: str, attribute: str, value: str, kind: str = "") -> bool:
-    """Whether somebody does this, and nobody who does it has the value."""
+def _hails_under_another(sky: str, kind: str, scene: Scene) -> bool:
+    return scene.sky != sky and any(person.kind == kind and person.action == "hail" for person in scene.people)
+
+
+def _has_other(action: str, attribute: str, value: str, kind: str, scene: Scene) -> bool:
+    """Whether somebody (of a kind) does this, and nobody who does it has the value."""
     values = [getattr(p, attribute) for p in scene.people if p.action == action and kind in ("", p.kind)]
     return bool(values) and value not in values
 
@@ -77,6 +84,7 @@ def main() -> None:
     workspace = Workspace(parser.parse_args().workspace)
     dataset = workspace.load_dataset()
     drawn = sample_splits(dataset.config.seed, {name: len(dataset.split(name)) for name in ("train", "val", "test")})
+    pools = {split: Pool(workspace, split, drawn[split]) for split in ("val", "test")}
     for way, weights in {
         "sum": (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4),
         "sum of scores": (0.25, 0.5, 1, 2, 3),
@@ -84,35 +92,45 @@ def main() -> None:
         "without its direction": (0.5, 1, 1.5),
     }.items():
         for weight in weights:
-            results = [precision(workspace, split, drawn[split], way, weight) for split in ("val", "test")]
-            shown = "   ".join(
-                f"{split} minus {m:5.1f} photo {p:5.1f}" for split, (m, p) in zip(("val", "test"), results, strict=True)
-            )
-            print(f"{way:24} weight {weight:<5g} {shown}", flush=True)
+            shown = [f"{split}: minus {pool.minus(way, weight):.1f}, photo {pool.photo(way, weight):.1f}"
+                     for split, pool in pools.items()]  # fmt: skip
+            print(f"{way:22} weight {weight:<5g}", "   ".join(shown), flush=True)
 
 
-def precision(workspace: Workspace, split: str, scenes: list[Scene], way: str, weight: float) -> tuple[float, float]:
-    """Percent of right images among the best, for sentences less a term and for photos with a sky."""
-    store, checkpoint = load_features(workspace, split)
-    model = workspace_model(workspace, checkpoint)
-    images = store.image_embeddings.numpy()
-    assert store.image_hubness is not None, "run 'dpce extract-features' again"
-    hubness = store.image_hubness.numpy()
-    minus, photo = [], []
-    for sentence, term, is_right in minus_queries():
-        right = np.array([is_right(scene) for scene in scenes])
-        if right.sum() >= 3:
-            query, other = model.encode_text([sentence, term])
-            minus.append(_hit_rate(scores_of(way, -weight, images, hubness, query, other, 1.0), right))
-    skies = dict(zip(SKIES, model.encode_text([SKY[sky] for sky in SKIES]), strict=True))
-    for index, scene in enumerate(scenes[:100]):
-        actions = {person.action for person in scene.people}
-        same = [s.vehicle == scene.vehicle and bool(actions & {p.action for p in s.people}) for s in scenes]
-        for sky in (sky for sky in SKIES if sky != scene.sky):
-            right = np.array([one and other.sky == sky for one, other in zip(same, scenes, strict=True)])
-            if right.any():
-                photo.append(_hit_rate(scores_of(way, weight, images, hubness, images[index], skies[sky], 0.0), right))
-    return 100 * float(np.mean(minus)), 100 * float(np.mean(photo))
+class Pool:
+    """The embeddings of a split's scenes, and of the sentences."""
+
+    def __init__(self, workspace: Workspace, split: str, scenes: list[Scene]) -> None:
+        store, checkpoint = load_features(workspace, split)
+        model = workspace_model(workspace, checkpoint)
+        assert store.image_hubness is not None, "run 'dpce extract-features' again"
+        self.scenes, self.images, self.hubness = scenes, store.image_embeddings.numpy(), store.image_hubness.numpy()
+        self.queries = [(model.encode_text([sentence, term]), is_right) for sentence, term, is_right in minus_queries()]
+        self.skies = dict(zip(SKIES, model.encode_text([SKY[sky] for sky in SKIES]), strict=True))
+
+    def minus(self, way: str, weight: float) -> float:
+        """Precision of sentences less a term, in percent."""
+        rates = []
+        for (query, term), is_right in self.queries:
+            right = np.array([is_right(scene) for scene in self.scenes])
+            if right.sum() >= 3:
+                rates.append(_hit_rate(scores_of(way, -weight, self.images, self.hubness, query, term, 1.0), right))
+        return 100 * float(np.mean(rates))
+
+    def photo(self, way: str, weight: float) -> float:
+        """Precision of photos with another sky, in percent."""
+        rates = []
+        for index, scene in enumerate(self.scenes[:100]):
+            actions = {person.action for person in scene.people}
+            same = [s.vehicle == scene.vehicle and bool(actions & {p.action for p in s.people}) for s in self.scenes]
+            for sky in (sky for sky in SKIES if sky != scene.sky):
+                right = np.array([one and other.sky == sky for one, other in zip(same, self.scenes, strict=True)])
+                if right.any():
+                    query = self.images[index]
+                    scores = scores_of(way, weight, self.images, self.hubness, query, self.skies[sky], 0.0)
+                    scores[index] = -np.inf  # the query itself
+                    rates.append(_hit_rate(scores, right))
+        return 100 * float(np.mean(rates))
 
 
 def _hit_rate(scores: Array, right: Array) -> float:
