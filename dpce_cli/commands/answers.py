@@ -84,11 +84,10 @@ def _print_table(answers: Answers) -> None:
 def _print_csv(answers: Answers) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", "score", "relevance", "id", "path", "caption", "date", "own"])
+    writer.writerow(["rank", "score", "relevance", "id", "path", "caption", "date"])
     for hit in answers.hits:
-        own = "" if hit.is_own is None else str(hit.is_own).lower()
         numbers = hit.rank, f"{hit.score:.6f}", "" if hit.relevance is None else f"{hit.relevance:.4f}"
-        writer.writerow([*numbers, hit.image_id, hit.path, hit.caption, hit.date or "", own])
+        writer.writerow([*numbers, hit.image_id, hit.path, hit.caption, hit.date or ""])
     _print_exactly(text.getvalue())
 
 

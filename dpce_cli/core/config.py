@@ -324,7 +324,7 @@ def _read(kind: Any, value: Any, source: str, key: str) -> Any:
         shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
         return ConfigError(f"{source}: {key or 'the configuration'} is {shown}; expected {expected}")
 
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise wrong("a table")
         hints = get_type_hints(kind)
@@ -335,7 +335,7 @@ def _read(kind: Any, value: Any, source: str, key: str) -> Any:
                 "it was written by another version of dpce: run prepare-vocab again"
             )
         prefix = f"{key}." if key else ""
-        return kind(**{name: _read(hints[name], value[name], source, prefix + name) for name in value})  # type: ignore[operator]
+        return kind(**{name: _read(hints[name], value[name], source, prefix + name) for name in value})
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise wrong("one of " + ", ".join(get_args(kind)))

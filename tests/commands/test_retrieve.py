@@ -105,7 +105,6 @@ def test_csv_has_the_hits_of_the_json(workspace: Path, photo: Path) -> None:
                 "path": hit["path"],
                 "caption": hit["caption"],
                 "date": "",
-                "own": "",
             }
             for hit in hits
         ]

@@ -24,7 +24,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -106,14 +106,12 @@ class Catalogue:
             if not writable:
                 self.database.execute("PRAGMA query_only = ON")
             stored = dict(self.database.execute("SELECT key, value FROM about"))
-        if stored.pop("format", None) != FORMAT:
+        if stored.pop("format", None) != FORMAT or stored.keys() != {field.name for field in fields(About)}:
             raise WorkspaceError(f"{folder}: was made by another version of dpce; run 'dpce index FOLDER --rebuild'")
         try:
             corrects_hubs = {"True": True, "False": False}[stored["corrects_hubs"]]
-            self.about = About(
-                **{**stored, "row_length": int(stored["row_length"]), "corrects_hubs": corrects_hubs},
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            self.about = About(**{**stored, "row_length": int(stored["row_length"]), "corrects_hubs": corrects_hubs})
+        except (KeyError, ValueError) as error:
             raise WorkspaceError(
                 f"{folder}: the catalogue is damaged ({error}); run 'dpce index FOLDER --rebuild'"
             ) from error

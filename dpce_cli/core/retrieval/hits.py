@@ -31,8 +31,6 @@ class Hit:
     """Of the image: relative to the data set's root, or absolute. In a gallery of sentences, of their file."""
     caption: str
     """The caption or sentence; empty for an image without captions."""
-    is_own: bool | None = None
-    """Whether the answer belongs to the query's own image; None where the query is from outside the store."""
     date: str | None = None
     """When a gallery's photo was taken, `2024-05-01T10:30:01`, where its EXIF data says so."""
 

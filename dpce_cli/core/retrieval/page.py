@@ -22,9 +22,9 @@ MAX_HITS = 1000
 _THUMBNAIL = 480
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1d2329; --faint: #5b6570; --empty: #eef0f2; --own: #14713a; }
+:root { color-scheme: light dark; --paper: #fff; --ink: #1d2329; --faint: #5b6570; --empty: #eef0f2; }
 @media (prefers-color-scheme: dark) {
-  :root { --paper: #14171a; --ink: #e8eaed; --faint: #a4adb6; --empty: #262b30; --own: #5ecb86; }
+  :root { --paper: #14171a; --ink: #e8eaed; --faint: #a4adb6; --empty: #262b30; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 90rem; padding: 1.25rem; background: var(--paper); color: var(--ink);
@@ -43,8 +43,6 @@ img { display: block; width: 100%; height: auto; }
   overflow: hidden; margin-bottom: .4rem; }
 .frame img { width: 100%; height: 100%; object-fit: contain; }
 .missing { color: var(--faint); font-size: .875rem; padding: 1rem; text-align: center; }
-.own .frame { outline: 4px solid var(--own); }
-.own .rank::after { content: " own"; color: var(--own); }
 .rank { font-weight: 600; }
 """
 
@@ -105,7 +103,6 @@ def _text(text: str) -> str:
 
 
 def _item(hit: Hit, answers: Answers, folder: Path, thumbnails: Thumbnails) -> str:
-    own = ' class="own"' if hit.is_own else ""
     rank = f'<p><span class="rank">{hit.rank}</span> <span class="faint">{hit.percent or f"{hit.score:.3f}"}</span></p>'
     caption = f'<p lang="" dir="auto">{_text(hit.caption)}</p>' if hit.caption else ""
     path = answers.photo(hit)
@@ -113,9 +110,9 @@ def _item(hit: Hit, answers: Answers, folder: Path, thumbnails: Thumbnails) -> s
     about = " · ".join(filter(None, (name, _text((hit.date or "").replace("T", " ")))))
     about = f'<p class="faint" lang="" dir="auto">{about}</p>' if about else ""
     if path is None or answers.kind == "sentences":
-        return f"<li{own}>{rank}{caption}{about}</li>"
+        return f"<li>{rank}{caption}{about}</li>"
     photo = _photo(path, _text(hit.caption) or name, thumbnails, root=answers.root)
-    return f"<li{own}><figure>{photo}<figcaption>{rank}{caption}{about}</figcaption></figure></li>"
+    return f"<li><figure>{photo}<figcaption>{rank}{caption}{about}</figcaption></figure></li>"
 
 
 def _photo(path: Path, description: str, thumbnails: Thumbnails, *, root: Path | None = None) -> str:

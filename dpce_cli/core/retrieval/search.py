@@ -72,10 +72,8 @@ def rank_gallery(
     return list(zip(order[:top_k].tolist(), scores[:top_k].tolist(), strict=True))
 
 
-def search_images(
-    store: FeatureStore, query_embedding: Tensor, top_k: int, *, own_image: int | None = None
-) -> list[Hit]:
-    """Images for the embedding (dim,) of a text; `own_image` is the index of the image it describes.
+def search_images(store: FeatureStore, query_embedding: Tensor, top_k: int) -> list[Hit]:
+    """Images for the embedding (dim,) of a text, best first.
 
     Raises:
         QueryError: `top_k` is below 1.
@@ -87,7 +85,6 @@ def search_images(
             image_id=store.image_ids[image],
             path=store.image_paths[image],
             caption=_nearest_caption(store, image, query_embedding),
-            is_own=None if own_image is None else image == own_image,
         )
         for rank, (image, score) in enumerate(
             rank_gallery(query_embedding, store.image_embeddings, top_k, hubness=store.image_hubness), 1
@@ -103,10 +100,8 @@ def _nearest_caption(store: FeatureStore, image: int, query_embedding: Tensor) -
     return store.captions[int(own[nearest])]
 
 
-def search_captions(
-    store: FeatureStore, query_embedding: Tensor, top_k: int, *, own_image: int | None = None
-) -> list[Hit]:
-    """Captions for the embedding (dim,) of an image; `own_image` is its index, if it is in the store.
+def search_captions(store: FeatureStore, query_embedding: Tensor, top_k: int) -> list[Hit]:
+    """Captions for the embedding (dim,) of an image, best first.
 
     Raises:
         QueryError: `top_k` is below 1.
@@ -119,7 +114,6 @@ def search_captions(
             image_id=store.image_ids[owners[text]],
             path=store.image_paths[owners[text]],
             caption=store.captions[text],
-            is_own=None if own_image is None else owners[text] == own_image,
         )
         for rank, (text, score) in enumerate(
             rank_gallery(query_embedding, store.text_embeddings, top_k, hubness=store.text_hubness), 1

@@ -23,14 +23,13 @@ LIST_WIDTH = 720
 MARGIN = 36
 GAP = 24
 
-PAPER, INK, FAINT, EMPTY, OWN = "#ffffff", "#1d2329", "#68727d", "#eef0f2", "#1a8745"
+PAPER, INK, FAINT, EMPTY = "#ffffff", "#1d2329", "#68727d", "#eef0f2"
 
 
 def draw_sheet(path: Path, answers: Answers, thumbnails: Thumbnails) -> None:
     """Draw a query and its answers: photos in rows below it, sentences in a list beside it or below it.
 
-    The query's own photo or captions are marked. A photo that is missing, unreadable or outside of the data set's root
-    is a grey tile with the reason.
+    A photo that is missing, unreadable or outside of the data set's root is a grey tile with the reason.
 
     Raises:
         QueryError: there are more than `MAX_HITS` hits.
@@ -75,8 +74,6 @@ class _Sheet:
             left = MARGIN + index % columns * (TILE + GAP)
             top = grid_top + index // columns * row_height
             sheet.paste(self._tile(self._answers.root / hit.path, TILE, self._answers.root), (left, top))
-            if hit.is_own:
-                draw.rectangle((left - 5, top - 5, left + TILE + 4, top + TILE + 4), outline=OWN, width=5)
             self._write_rank(draw, (left, top + TILE + 9), hit)
             caption = self._lettering.wrap(hit.caption or Path(hit.path).name, 17, TILE, max_lines=3)
             self._write(draw, (left, top + TILE + 36), caption, 17, INK, line_height=23)
@@ -97,8 +94,6 @@ class _Sheet:
         self._write(draw, (MARGIN, MARGIN), heading, 30, INK, line_height=40)
         top = list_top
         for hit, lines, height in zip(hits, captions, heights, strict=True):
-            if hit.is_own:
-                draw.rectangle((left - 16, top, left - 12, top + height - 21), fill=OWN)
             self._write_rank(draw, (left, top), hit)
             self._write(draw, (left, top + 26), lines, 21, INK, line_height=28)
             top += height
@@ -123,9 +118,8 @@ class _Sheet:
         rank = f"{hit.rank}"
         for shift in (0.0, 0.6):  # Pillow's own font has no bold style
             self._lettering.draw(draw, (left + shift, top), rank, 17, INK)
-        score = (hit.percent or f"{hit.score:.3f}") + ("  own" if hit.is_own else "")
         beside = left + self._lettering.width(rank, 17) + 12
-        self._lettering.draw(draw, (beside, top), score, 17, OWN if hit.is_own else FAINT)
+        self._lettering.draw(draw, (beside, top), hit.percent or f"{hit.score:.3f}", 17, FAINT)
 
     def _write(
         self,

@@ -26,7 +26,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]
         raise ValueError("it has no state of an optimizer, as best.pt has none")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names, state, own = _NAMES[type(optimizer)], saved["state"], optimizer.state_dict()
-    if not own["state"].keys() <= state.keys() <= set(range(len(parameters))):
+    # AdamW has no state until float16 first takes a step without an overflow.
+    if (state or own["state"]) and state.keys() != set(range(len(parameters))):
         raise ValueError("the optimizer's state is of other parameters")
     for index, values in state.items():
         if values.keys() != names:

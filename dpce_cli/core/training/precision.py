@@ -56,7 +56,7 @@ def accelerate(model: DualEncoder, device: torch.device, precision: Precision, *
 
     encoder(model.image_encoder)
     encoder(model.text_encoder)
-    classifier.instance_losses = instance_losses  # type: ignore[method-assign]
+    classifier.instance_losses = instance_losses  # type: ignore[method-assign]  # for this instance only, as `forward` above
 
 
 def _compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

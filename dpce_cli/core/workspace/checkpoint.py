@@ -193,7 +193,7 @@ def is_like(value: object, example: Tensor) -> bool:
 
 
 def _is_finite_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_finite_scalar(value: object) -> bool:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -373,6 +375,17 @@ def test_a_damaged_catalogue_is_one_line_and_rebuild_makes_it_again(place: Place
     place.index()
     (place.gallery / "generation-1" / "catalogue.sqlite").write_bytes(b"no database" * 100)
     with pytest.raises(WorkspaceError, match=r"catalogue.sqlite: is damaged \(.*--rebuild"):
+        place.index()
+    assert place.index(rebuild=True).items == 1
+
+
+def test_a_gallery_from_before_hubs_were_corrected_says_so_and_rebuild_makes_it_again(place: Place) -> None:
+    place.add("a.png")
+    place.index()
+    with closing(sqlite3.connect(place.gallery / "generation-1" / "catalogue.sqlite")) as database, database:
+        database.execute("DELETE FROM about WHERE key = 'corrects_hubs'")
+        database.execute("UPDATE about SET key = 'dim' WHERE key = 'row_length'")
+    with pytest.raises(WorkspaceError, match=r"generation-1: was made by another version of dpce; .*--rebuild"):
         place.index()
     assert place.index(rebuild=True).items == 1
 

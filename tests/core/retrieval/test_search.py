@@ -84,15 +84,5 @@ def test_of_equally_near_captions_the_first_is_shown() -> None:
 
 def test_a_caption_is_shown_with_its_image() -> None:
     assert search_captions(STORE, torch.tensor([0.0, 1.0]), 1) == [
-        Hit(rank=1, score=1.0, image_id="8", path="cat.jpg", caption="a cat", is_own=None)
+        Hit(rank=1, score=1.0, image_id="8", path="cat.jpg", caption="a cat")
     ]
-
-
-def test_answers_of_the_querys_own_image_are_told_from_others() -> None:
-    query = torch.tensor([0.0, 1.0])
-    assert [hit.is_own for hit in search_captions(STORE, query, 3, own_image=1)] == [True, True, False]
-    assert [hit.is_own for hit in search_images(STORE, query, 3, own_image=2)] == [True, False, False]
-
-
-def test_without_an_own_image_nothing_is_claimed() -> None:
-    assert {hit.is_own for hit in search_images(STORE, torch.tensor([0.0, 1.0]), 3)} == {None}

@@ -10,15 +10,15 @@ from PIL import Image, ImageColor
 from dpce_cli.core.errors import QueryError, WorkspaceError
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.hits import Answers, Hit
-from dpce_cli.core.retrieval.sheet import EMPTY, INK, OWN, PAPER, draw_sheet
+from dpce_cli.core.retrieval.sheet import EMPTY, INK, PAPER, draw_sheet
 from dpce_cli.core.retrieval.thumbnails import Thumbnails
 from tests.tars import write_tar
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
 
-def hit(rank: int, path: str = "red.png", caption: str = "A red square .", is_own: bool | None = None) -> Hit:
-    return Hit(rank=rank, score=0.5, image_id="7", path=path, caption=caption, is_own=is_own)
+def hit(rank: int, path: str = "red.png", caption: str = "A red square .") -> Hit:
+    return Hit(rank=rank, score=0.5, image_id="7", path=path, caption=caption)
 
 
 def draw_photos(path: Path, query: str | Path, hits: Sequence[Hit], root: Path) -> Thumbnails:
@@ -77,13 +77,6 @@ def test_every_hit_is_drawn_in_rows_of_five(tmp_path: Path, root: Path) -> None:
     five, six, twelve = (size(tmp_path / f"{count}.png") for count in (5, 6, 12))
     assert five[0] == six[0] == twelve[0]
     assert twelve[1] - six[1] == six[1] - five[1] > 280
-
-
-def test_only_the_own_image_is_framed(tmp_path: Path, root: Path) -> None:
-    draw_photos(tmp_path / "none.png", "q", [hit(1, is_own=False), hit(2)], root)
-    assert area(tmp_path / "none.png", OWN) == 0
-    draw_photos(tmp_path / "own.png", "q", [hit(1, is_own=True), hit(2, is_own=False)], root)
-    assert area(tmp_path / "own.png", OWN) >= 290 * 290 - 280 * 280
 
 
 def test_a_picture_in_a_shard_is_shown(tmp_path: Path, root: Path) -> None:
@@ -147,14 +140,12 @@ def test_long_texts_stay_inside_the_margins(tmp_path: Path, root: Path) -> None:
 
 
 def test_captions_are_listed_beside_the_photo(tmp_path: Path, root: Path) -> None:
-    few, many = [hit(1)], [hit(rank, is_own=rank == 2) for rank in range(1, 21)]
+    few, many = [hit(1)], [hit(rank) for rank in range(1, 21)]
     draw_sentences(tmp_path / "few.png", root / "red.png", few)
     draw_sentences(tmp_path / "many.png", root / "red.png", many)
     assert area(tmp_path / "few.png", RED) == area(tmp_path / "many.png", RED) == 520 * 520
     assert size(tmp_path / "few.png")[1] == 520 + 2 * 36
     assert size(tmp_path / "many.png")[1] == 20 * (26 + 28 + 20) - 20 + 2 * 36
-    assert area(tmp_path / "few.png", OWN) == 0
-    assert area(tmp_path / "many.png", OWN) > 0
 
 
 def test_a_query_photo_reached_by_a_link_is_shown(tmp_path: Path, root: Path) -> None:

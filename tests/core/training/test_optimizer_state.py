@@ -11,9 +11,13 @@ from dpce_cli.core.training.optimisation import ParameterGroup, build_optimizer
 from dpce_cli.core.training.optimizer_state import load_optimizer_state
 
 
-def _stepped(name: str, layer: nn.Linear) -> torch.optim.Optimizer:
+def _fresh(name: str, layer: nn.Linear) -> torch.optim.Optimizer:
     stage = replace(build_preset("scenes").stage1, optimizer=name, learning_rate=0.1)  # type: ignore[arg-type]
-    optimizer = build_optimizer([ParameterGroup("weight", 2.0, list(layer.parameters()))], stage)
+    return build_optimizer([ParameterGroup("weight", 2.0, list(layer.parameters()))], stage)
+
+
+def _stepped(name: str, layer: nn.Linear) -> torch.optim.Optimizer:
+    optimizer = _fresh(name, layer)
     layer(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     return optimizer
@@ -31,12 +35,16 @@ def test_an_optimizer_continues_with_the_state_and_its_own_settings(name: str) -
         assert all(torch.equal(other.state_dict()["state"][index][key], value) for key, value in values.items())
 
 
-def test_momentum_of_a_parameter_too_few_is_refused() -> None:
-    optimizer = _stepped("sgd", nn.Linear(3, 2))
-    saved = optimizer.state_dict()
-    del saved["state"][1]
+@pytest.mark.parametrize(("name", "kept"), [("sgd", [0]), ("sgd", []), ("adamw", [0]), ("adamw", [1])])
+def test_a_state_that_lacks_a_parameter_is_refused(name: str, kept: list[int]) -> None:
+    saved = _stepped(name, nn.Linear(3, 2)).state_dict()
+    saved["state"] = {index: saved["state"][index] for index in kept}
     with pytest.raises(ValueError, match="the optimizer's state is of other parameters"):
-        load_optimizer_state(optimizer, saved)
+        load_optimizer_state(_fresh(name, nn.Linear(3, 2)), saved)
+
+
+def test_adamw_that_has_taken_no_step_has_no_state_and_can_be_continued() -> None:
+    load_optimizer_state(_fresh("adamw", nn.Linear(3, 2)), _fresh("adamw", nn.Linear(3, 2)).state_dict())
 
 
 def test_the_state_of_another_optimizer_is_refused() -> None:

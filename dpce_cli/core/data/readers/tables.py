@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,13 @@ class Columns:
         return _one_of(keys, self.caption, CAPTION_COLUMNS, "--caption-column", where)
 
 
-def _one_of(keys: Collection[str], wanted: str | None, usual: Collection[str], option: str, where: str) -> str:
+def _one_of(keys: Collection[str], wanted: str | None, usual: Sequence[str], option: str, where: str) -> str:
     names = (wanted.strip().lower(),) if wanted else usual
     found = [key for key in keys if key in names]
     if len(found) != 1:
         raise DataError(
-            f"{where}: needs exactly one column {' or '.join(names)}; found {list(keys)[:10]}; name the right one with "
-            f"{option}"
+            f"{where}: needs exactly one column {' or '.join(names)}; found {list(keys)[:10]}; rename the right one to "
+            f"{names[0]!r}, or name it with prepare-vocab's {option}"
         )
     return found[0]
 

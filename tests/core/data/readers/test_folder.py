@@ -134,7 +134,7 @@ def test_impossible_fractions_are_a_config_error(root: Path, val: float, test: f
     [
         (
             "",
-            r":1: needs exactly one column image or file .*; found \[\]; name .* with --image-column",
+            r":1: .* one column image or .*; found \[\]; rename .* 'image', .* prepare-vocab's --image-column",
         ),
         ("a.jpg,x\n", r":1: needs exactly one column .*; found \['a\.jpg', 'x'\]"),
         ("image,path,caption\n", ":1: needs exactly one column"),
