@@ -1,4 +1,4 @@
-"""What retrieve prints and writes."""
+"""Printing the results of retrieve, and writing them to files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def chosen_form(*, as_json: bool, as_csv: bool, paths: bool, null: bool, sheet: 
 
 
 def give_answers(answers: Answers, form: Form, *, sheet: Path | None, html: Path | None, reporter: Reporter) -> None:
-    """Write a contact sheet and a page where they are wanted, then print the answers on stdout."""
+    """Write the contact sheet and the page, if their paths are given, then print the answers on stdout."""
     if sheet or html:
         from dpce_cli.core.retrieval.page import write_page
         from dpce_cli.core.retrieval.sheet import draw_sheet
@@ -97,12 +97,12 @@ def _print_paths(answers: Answers, end: str, reporter: Reporter) -> None:
     if answers.hits and not paths:
         raise QueryError("--paths: these answers are sentences, which belong to no photo; leave --paths out")
     if end == "\n" and any("\n" in path for path in paths):
-        reporter.warn("a path holds a line break; tell paths apart with --null")
+        reporter.warn("a path contains a line break; use --null to separate the paths")
     _print_exactly("".join(path + end for path in paths))
 
 
 def _print_exactly(text: str) -> None:
-    """Print file names byte for byte; in a terminal, what could change it as escapes."""
+    """Print file names byte for byte; in a terminal, control characters are escaped."""
     if sys.stdout is not None and sys.stdout.isatty():
         typer.echo("".join(letter if letter in "\n\0" else visible(letter) for letter in text), nl=False)
         return

@@ -111,7 +111,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_json(value: Any) -> None:
-    """Print JSON on stdout, with escapes for the letters that a terminal obeys or cannot show."""
+    """Print JSON on stdout; control characters and letters that the terminal cannot show are escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
 
     def is_plain(letter: str) -> bool:

@@ -17,7 +17,7 @@ def export(
         bool, typer.Option("--onnx", help="Write ONNX graphs of both encoders, too: sentences then need no torch.")
     ] = False,
     licence: Annotated[
-        str, typer.Option("--licence", help="What the model card says, an identifier such as cc-by-4.0.")
+        str, typer.Option("--licence", help="Licence for the model card, such as cc-by-4.0.")
     ] = "unknown",
     vectors: Annotated[
         Path | None,

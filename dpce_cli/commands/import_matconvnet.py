@@ -15,7 +15,7 @@ def import_matconvnet(
         Path, typer.Argument(help="net-epoch-*.mat of the paper's authors, or vlfeat's ResNet-50, VGG-16 or VGG-19.")
     ],
     dictionary: Annotated[
-        Path | None, typer.Option("--dictionary", help="The *_dictionary.mat that the authors' network knows words by.")
+        Path | None, typer.Option("--dictionary", help="The *_dictionary.mat with the words of the authors' network.")
     ] = None,
     stage: Annotated[
         int | None,

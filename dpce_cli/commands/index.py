@@ -38,11 +38,14 @@ def index(
         ),
     ] = None,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Drop what is gone also where a folder is empty or missing as a whole.")
+        bool, typer.Option("--prune", help="Drop the items of a folder even if the whole folder is empty or missing.")
     ] = False,
     rebuild: Annotated[
         bool,
-        typer.Option("--rebuild", help="Embed everything again, as another model needs; searches use the old state."),
+        typer.Option(
+            "--rebuild",
+            help="Embed everything again, such as with another model; meanwhile, searches use the old state.",
+        ),
     ] = False,
     device: DeviceOption = "auto",
     gpus: GpusOption = None,
@@ -52,7 +55,7 @@ def index(
 ) -> None:
     """Make a gallery of photos or sentences that retrieve can search. Run again, it embeds only what is new.
 
-    Hidden files and folders are left out, and links are not followed. Interrupted, the same command continues.
+    Hidden files and folders are left out, and links are not followed. If interrupted, run it again to continue.
 
     Example: dpce index ~/photos --exclude thumbnails
     """

@@ -48,8 +48,8 @@ WorkersOption = Annotated[
 def number_of_workers(workers: int | None) -> int:
     """`workers`, or by default half of the CPU cores that this process may use, 2 to 16.
 
-    The other half is for the training, its communication, and other users. Processes on the same machine divide the
-    cores; torchrun tells how many there are.
+    The other half is for the training, its communication, and other users. Processes on the same machine share the
+    cores; torchrun sets their number in the environment.
     """
     if workers is not None:
         return workers

@@ -65,7 +65,7 @@ def retrieve(
     In a split, a sentence ranks photos and a photo ranks captions. A gallery is of photos or of sentences.
 
     The relevance of a result says how much people's captions of such a photo agree with the sentence. 100 % is the
-    agreement of other people's captions of the very photo that a sentence was written for.
+    agreement of the captions that other people wrote for the same photo.
 
     Any number of terms can be added to a query and taken away from it. A term is a sentence or image:PATH. Its weight
     is relative to the query's: 1, 2 for a sentence that is added to a photo, and 0.5 for --minus, or as given.

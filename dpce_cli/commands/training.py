@@ -61,7 +61,7 @@ class TrainingOptions:
     workspace: WorkspaceOption = DEFAULT_WORKSPACE
 
     def launch(self) -> str:
-        """Start the processes that are asked for, but with --show-config none; returns the device to work on."""
+        """Start the processes that the options ask for, except with --show-config; return the device to work on."""
         if self.show_config:
             return self.device
         return launch(self.gpus, self.processes, self.device)
@@ -119,7 +119,7 @@ def refuse_unused(settings: Sequence[str], stage: int, *, instead: str) -> None:
 def show_config(
     options: TrainingOptions, dataset: PreparedDataset, config: Config, words: WordTable, *, stage: int, classes: int
 ) -> None:
-    """Print the configuration, one setting per line, and what the stage would train and take."""
+    """Print the configuration, one setting per line, and the stage's sizes, steps and memory."""
     from dpce_cli.core.training.optimisation import first_and_highest_rate
     from dpce_cli.core.training.sizing import size_for_dataset
 

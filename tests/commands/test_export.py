@@ -66,7 +66,10 @@ def test_the_card_states_every_split_that_this_model_embedded(workspace: Path, t
     assert [result["dataset"]["split"] for result in results] == ["test", "val"]
 
     outcome = succeed("export", tmp_path / "one", "--stage", "1", workspace=workspace)
-    assert "the model card states no recalls; run 'dpce extract-features' first" in outcome.stderr
+    assert (
+        "the model card states no recalls; for those of the test split, run 'dpce extract-features' first"
+        in outcome.stderr
+    )
     matter, text = card_of(tmp_path / "one")
     assert "model-index" not in matter
     assert "No split was evaluated before the export." in text

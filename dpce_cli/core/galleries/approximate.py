@@ -1,7 +1,7 @@
 """Approximate search in large galleries, by FAISS (extra `faiss`): inverted lists of 8-bit codes.
 
 The file `nearest.faiss` of a generation is derived from its embeddings and can be deleted at any time. Rows never
-change, so that it stays right for the rows it has; it is made again when many have been added. It is memory-mapped.
+change, so the file stays valid for the rows that it has; it is made again after many were added. It is memory-mapped.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def update_index(folder: Path, embeddings: Rows, reporter: Reporter) -> None:
 
 
 def _choose_probed_lists(index: Any, embeddings: Rows) -> None:
-    """Have searches look into as few lists as the recall allows, which depends on the photos and on the model.
+    """Set how many lists a search reads: as few as reach the recall with this gallery's photos and model.
 
     Rows serve as queries, corrected for hubs (see `core.galleries.catalogue`): for real photos and captions it takes
     about as many lists to find the neighbours of a photo as those of a caption.

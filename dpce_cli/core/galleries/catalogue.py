@@ -8,11 +8,11 @@
         embeddings.f32        float32 rows of an embedding and minus its hubness, memory-mapped for search
 
 Rows are appended and synced to the disk first; then one transaction of the catalogue names them. A process that is
-killed in between leaves rows that nothing names. Rows never move or change, so a search beside a running indexer sees
-the state of one transaction. Another model makes a new generation, which replaces the old one when it is whole.
+killed in between leaves rows that no transaction names. Rows never move or change, so a search during indexing sees
+the state after one transaction. Another model makes a new generation, which replaces the old one when it is complete.
 
-A plain file serves better than HDF5 here: an HDF5 file that is being extended cannot be read beside it, and is damaged
-where its writer is killed. The catalogue has a CRC-32 of each row, which tells damaged rows from whole ones.
+The embeddings are in a plain file because an HDF5 file cannot be read while it is extended, and is damaged if its
+writer is killed. The catalogue has a CRC-32 per row, to find damaged rows.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class About:
 
 @dataclass(frozen=True)
 class Found:
-    """A file as it lies on the disk, or a sentence in a file."""
+    """A file on the disk, or a sentence in a file."""
 
     path: bytes
     """Relative to its root; bytes, because file names need not be UTF-8. Of a sentence, the sentence."""
@@ -148,7 +148,7 @@ class Catalogue:
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """The state of one moment, whatever another process writes meanwhile."""
+        """One state of the catalogue, even if another process writes meanwhile."""
         with _sqlite_errors(self.folder):
             self.database.execute("BEGIN")
             try:
@@ -175,7 +175,7 @@ class Catalogue:
             return {path: (size, changed, content) for path, size, changed, content in items}
 
     def drop(self, root: int, paths: Iterable[bytes]) -> None:
-        """Forget paths; their contents keep their embeddings, for when they come back."""
+        """Delete paths; the embeddings of their contents stay, in case the files come back."""
         with self.transaction() as database:
             database.executemany("DELETE FROM items WHERE root = ? AND path = ?", [(root, path) for path in paths])
 
@@ -283,7 +283,7 @@ class Catalogue:
             )
 
     def forget_damaged_rows(self) -> int:
-        """Have contents embedded again whose rows are not what was written; returns how many.
+        """Forget damaged rows, so that their contents are embedded again; returns how many.
 
         Reads the whole file: about 3 s for a million rows of 512 numbers that are in the system's cache.
         """
@@ -358,7 +358,7 @@ def next_generation(folder: Path) -> Path:
 
 
 def make_current(made: Path) -> None:
-    """Have searches use the generation `made`."""
+    """Make `made` the generation that is searched."""
     with replacing(made.parent / "current") as temporary:
         temporary.write_text(made.name + "\n", encoding="utf-8")
 

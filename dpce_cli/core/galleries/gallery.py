@@ -1,4 +1,4 @@
-"""Search in a gallery; needs no PyTorch, unless the model that embeds the queries does."""
+"""Search in a gallery. It needs PyTorch only if the model that embeds the queries does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _BLOCK = 2**14
 """Embeddings that filters leave and that are copied to memory at a time."""
 _FINALISTS = 256
-"""Rows that FAISS finds, to be compared exactly."""
+"""How many rows FAISS finds; they are then compared exactly."""
 _NEAR_DUPLICATE = 0.98
 """Cosine similarity from which `unique` takes two items for the same."""
 Vector = npt.NDArray[np.float32]
@@ -40,7 +40,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class Gallery:
-    """A gallery that `dpce index` made; each search sees the state that the last transaction of an indexer left.
+    """A gallery that `dpce index` made; each search sees the state after the indexer's last transaction.
 
     Args:
         folder: such as `dpce-workspace/galleries/photos`.
@@ -103,7 +103,7 @@ class Gallery:
             where, values = _conditions(catalogue, self.filters)
             if not values and (index := self._index(catalogue, len(embeddings))) is not None:
                 finalists = nearest(index, embeddings, vector, max(_FINALISTS, 16 * top_k))
-                # The last of them may lack better rows in lists that were not looked into.
+                # Lists that were not read may have better rows than the last of these.
                 best = finalists[: len(finalists) // 4]
                 hits = self._hits(database, embeddings, best, top_k, where, values)
                 if len(hits) == top_k:  # else many of the best are gone, or nearly the same
@@ -144,7 +144,7 @@ class Gallery:
         return hits
 
     def _relevance(self) -> Relevance | None:
-        """What turns the scores of items of the other kind than the query into percent, if it is known."""
+        """The curve from score to relevance for answers of the other kind than the query; None: not known."""
         known = self.model.relevances
         return known.of_answers(self.answers(None)) if known and self.about.corrects_hubs else None
 
@@ -196,18 +196,18 @@ def can_search(about: About, model: Model) -> bool:
 
 
 def recorded_model(folder: Path) -> str | None:
-    """What names the model of a gallery; None for the workspace's best, and where there is no gallery yet."""
+    """The name of a gallery's model; None: the workspace's best model, or there is no gallery yet."""
     if not (folder / "current").is_file():
         return None
     return about_gallery(folder).model or None
 
 
 def change_model(folder: Path, before: str, model: Model, source: str) -> None:
-    """Have a gallery use a model that embeds its items as its model does, in one step; no item is embedded again.
+    """Change a gallery's model, in one step, to one that embeds its items equally; no item is embedded again.
 
     Args:
         before: fingerprint of the gallery's model.
-        source: what names the new model.
+        source: the new model's name, as `find_model` takes it.
 
     Raises:
         WorkspaceError: there is no such gallery, it has another model by now, or it is being indexed.
@@ -218,7 +218,7 @@ def change_model(folder: Path, before: str, model: Model, source: str) -> None:
             raise _no_such_gallery(folder)
         with closing(Catalogue(current, writable=True)) as catalogue, catalogue.transaction() as database:
             if catalogue.about.fingerprint != before:
-                raise WorkspaceError(f"{folder}: has got another model meanwhile; run again")
+                raise WorkspaceError(f"{folder}: got another model in the meantime; run again")
             changed = {"fingerprint": model.fingerprint, "model": source, "model_name": model.name}
             database.executemany("UPDATE about SET value = ? WHERE key = ?", [(v, key) for key, v in changed.items()])
 
@@ -241,9 +241,9 @@ def _no_such_gallery(folder: Path) -> WorkspaceError:
 
 
 def _ranked(embeddings: Rows, rows: Indices | None, vector: Vector) -> Iterator[tuple[int, float]]:
-    """Rows and cosine similarities, best first, equal ones in their order; `rows` are those to rank, None for all.
+    """Rows and cosine similarities, best first; equal ones keep their order. `rows`: the rows to rank; None: all.
 
-    The first few hundred cost no complete sort.
+    The first few hundred are found without sorting all rows.
     """
     scores = np.empty(len(embeddings) if rows is None else len(rows), dtype=np.float32)
     if rows is None:  # one product: it needs no more memory, and blocks take twice as long on two threads

@@ -1,4 +1,4 @@
-"""Filling a gallery: what is new on the disk is embedded, what moved keeps its embedding, what is gone is dropped."""
+"""Updating a gallery: new photos are embedded, moved photos keep their embeddings, deleted photos are dropped."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def index_gallery(
 
     A file whose size and modification time are known is not opened. Any other file is hashed, and decoded only where
     its content is new. A root that holds nothing any more, as when its disk is not mounted, drops nothing without
-    `prune`. Interrupted at any point, the next run continues. Several processes embed a share each; the first one alone
-    looks at the roots and writes the catalogue.
+    `prune`. If it is interrupted, the next run continues. Each of several processes embeds its part; only the first
+    one reads the roots and writes the catalogue.
 
     Args:
         folder: of the gallery.
@@ -173,7 +173,7 @@ class _Indexer:
         self._saved = time.monotonic()
 
     def begin(self, roots: Sequence[Path], about: About, stack: ExitStack, *, is_named: bool) -> bool:
-        """Check everything; then open the catalogue, and have it know what is gone and what is to be hashed.
+        """Check everything; then open the catalogue, and record which files are gone and which are to be hashed.
 
         Returns whether the gallery corrects hubs.
         """
@@ -205,7 +205,9 @@ class _Indexer:
         if not older:
             make_current(self.catalogue.folder)
         if damaged := self.catalogue.forget_damaged_rows():
-            self._reporter.warn(f"{self._folder}: {damaged:,} embeddings are damaged on the disk; they are made again")
+            self._reporter.warn(
+                f"{self._folder}: {damaged:,} embeddings are damaged on the disk; they are computed again"
+            )
         self.result = IndexResult(about.kind)
         for root, scan in scans.items():
             self._take_stock(root, scan)
@@ -219,7 +221,7 @@ class _Indexer:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _older(self) -> Catalogue | None:
-        """The gallery as it is; None where there is none, or it is damaged and to be made again."""
+        """The present gallery; None: there is none, or it is damaged and `rebuild` is set."""
         try:
             current = generation(self._folder)
             return Catalogue(current, writable=True) if current else None
@@ -330,7 +332,7 @@ class _Indexer:
         return reason
 
     def keep(self, batches: Sequence[_Encoded]) -> None:
-        """Keep what the processes have embedded, at the latest when a few seconds have passed."""
+        """Save what the processes have embedded, every few seconds."""
         for batch in batches:
             self._waiting += batch.embedded
             if batch.problems:
@@ -391,8 +393,8 @@ def _check_same(stored: About, about: About, folder: Path) -> None:
         )
     if stored.corrects_hubs and not about.corrects_hubs:
         raise WorkspaceError(
-            f"{folder}: this gallery corrects hubs, and its model has lost what that needs; run 'dpce "
-            "extract-features' to have it again, or embed everything without it with --rebuild"
+            f"{folder}: this gallery corrects hubs, but its model has no bank any more; run 'dpce "
+            "extract-features' to make it again, or index without the correction with --rebuild"
         )
 
 
@@ -449,7 +451,7 @@ def _encode_photos(
 
 
 def _is_same(path: Path, pending: _Pending, *, read_again: bool) -> bool:
-    """Whether the file is still the one that was hashed; `read_again` tells a damaged photo from a disk's failure."""
+    """Whether the file is still the one that was hashed; with `read_again`, by its bytes, as a disk may have failed."""
     try:
         if read_again:
             return read_content(path.parent, os.fsencode(path.name)).digest == pending.digest

@@ -113,8 +113,8 @@ def check_still_there(root: Path, before: tuple[int, int] | None) -> None:
     """
     if before is None or identity(root) != before or (root.is_dir() and not os.listdir(root)):
         raise DataError(
-            f"{root}: went away while it was read, as when its disk is unmounted; what is indexed stays. Mount the "
-            "disk, then run the same command to continue"
+            f"{root}: disappeared while it was read, perhaps because its disk was unmounted; its items stay in the "
+            "gallery. Mount the disk, then run the same command to continue"
         )
 
 

@@ -21,7 +21,7 @@ from dpce_cli.core.workspace.features import FeatureStore
 
 _IMAGES = 1000
 _RESULTS = 5
-"""First results of each query that are fitted: those that a person looks at."""
+"""How many results per query are fitted: as many as a person looks at."""
 _ROUNDS = 50
 
 
@@ -29,7 +29,7 @@ def fit_relevance(store: FeatureStore) -> Relevances | None:
     """Fit both curves on up to 1,000 images of a split; None where no image has several captions.
 
     Args:
-        store: of photos that neither trained nor will be evaluated, with their hubness.
+        store: embeddings and hubness of photos that are used neither for training nor for testing.
     """
     labelled = labelled_results(store)
     if labelled is None:
@@ -41,9 +41,9 @@ def fit_relevance(store: FeatureStore) -> Relevances | None:
 
 
 def labelled_results(store: FeatureStore) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Scores of the first results of each query, and how much they agree with it from 0 to 1; text to image first.
+    """Scores of the first results per query, and their agreement with the query from 0 to 1; text to image first.
 
-    Queries are the captions of up to 1,000 images with several captions each, and these images. None without any.
+    Queries are up to 1,000 images that have several captions, and these captions. None: there are no such images.
     """
     counts = torch.bincount(store.image_of_text, minlength=len(store.image_ids))
     images = (counts > 1).nonzero().squeeze(1)[:_IMAGES]

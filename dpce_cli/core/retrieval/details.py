@@ -25,7 +25,7 @@ class DetailAccuracy:
     captions: int
     """Captions with exactly one word of the kind."""
     accuracy: float
-    """Fraction of swaps where the photo is more similar to the true caption; chance is 0.5. Captions count alike."""
+    """Fraction of swaps where the photo is more similar to the true caption; chance is 0.5. Captions weigh the same."""
     balanced: float | None
     """The mean over pairs of words, where each word of a pair is as often the true one: 0.5 for a model that does not
     look at the photo and prefers common words. Pairs weigh as many captions as the rarer word has. None: no caption of

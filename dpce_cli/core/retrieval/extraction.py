@@ -41,12 +41,12 @@ def extract_features(
     workers: int,
     reporter: Reporter,
 ) -> Path:
-    """Embed every photo and caption of a split; an interrupted extraction goes on where it stopped.
+    """Embed every photo and caption of a split; if it was interrupted, continue.
 
     Photos are averaged over themselves and their mirror image where the model was trained with mirror images, and over
     all places of a crop on the whole photo where `image.test_view` is "full"; captions over all placements where it was
-    trained with position shift (Zheng et al. 2020, section 5.1). Where training left the frozen CNN's features of these
-    photos' crops in the cache, they are not computed again. Several processes take a share each.
+    trained with position shift (Zheng et al. 2020, section 5.1). Features of the frozen CNN that training has cached
+    are not computed again. Each of several processes embeds its part.
 
     The hubness of each photo and caption is stored too. For it, some training photos and their captions are embedded
     first, once per model. Where none of these photos can be read, it is 0. The val split fits the relevance of results.
@@ -92,7 +92,7 @@ def extract_features(
 
 
 def _fit_relevance(workspace: Workspace, checkpoint: Checkpoint, store: FeatureStore) -> None:
-    """Keep what turns scores into percent, where the store allows it."""
+    """Fit the curves from score to relevance and save them, if the store has what that needs."""
     if has_hubness(store) and (relevances := fit_relevance(store)):
         curves = {"checkpoint": checkpoint.fingerprint, **relevances.to_dict()}
         write_json(workspace.relevance_path(checkpoint.stage), curves)
@@ -139,12 +139,12 @@ class _Embedding:
         chosen: Tensor | None = None,
         bank: Bank | None = None,
     ) -> None:
-        """Make the feature store of `images` at `path`, or go on where an earlier process stopped.
+        """Make the feature store of `images` at `path`, or continue the one that an earlier process began.
 
         Args:
             contents: of the photos.
             chosen: indices of the images in their split; None: all of it.
-            bank: tells the hubness of each; without it, it is 0.
+            bank: gives the hubness of each photo and caption; None: their hubness is 0.
         """
         dataset, config, split, reporter = self.dataset, self.checkpoint.config, meta["split"], self.reporter
         captions = pack_captions(images, dataset.vocabulary, self.checkpoint.vocabulary, config.text.max_words)

@@ -1,4 +1,4 @@
-"""What a search answers."""
+"""Results of a search."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Kind = Literal["photos", "sentences"]
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One ranked answer: an image with that of its captions nearest to the query, or a caption with its image."""
+    """One ranked answer: an image and its caption that is nearest to the query, or a caption and its image."""
 
     rank: int
     """From 1."""
     score: float
-    """Cosine similarity to the query; between photos and sentences less the answer's hubness."""
+    """Cosine similarity to the query; between photos and sentences, minus the answer's hubness."""
     relevance: float | None = None
-    """How well it fits the query, as a fraction (see `core.retrieval.relevance`); None where this is not known."""
+    """How well it fits the query, as a fraction (see `core.retrieval.relevance`); None: not known."""
     image_id: str
     """In a gallery, the path."""
     path: str
@@ -69,7 +69,7 @@ class Filters:
     since: date | None = None
     """Only photos taken on this day or later; a photo without a date is left out."""
     until: date | None = None
-    """Only photos taken on this day or earlier; likewise."""
+    """Only photos taken on this day or earlier; a photo without a date is left out."""
     unique: bool = False
     """Leave out items that are nearly the same as a better one."""
 

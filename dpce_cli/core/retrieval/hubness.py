@@ -1,9 +1,9 @@
-"""Photos that are near to every sentence, and sentences near to every photo, are called hubs; how to correct for them.
+"""Correction for hubs: photos that are near to every sentence, and sentences that are near to every photo.
 
 The hubness of an item is half its mean cosine to the `NEAREST` training embeddings of the other kind: captions for a
-photo, photos for a caption. Search takes it off the cosine. This is cross-domain similarity local scaling (Conneau et
-al. 2018, Word Translation Without Parallel Data, section 2.3) with training embeddings in place of the other queries,
-so that an answer never depends on which other queries were asked. The paper (Zheng et al. 2020) does without it.
+photo, photos for a caption. Search subtracts it from the cosine. This is cross-domain similarity local scaling (Conneau
+et al. 2018, Word Translation Without Parallel Data, section 2.3) with training embeddings in place of the other
+queries, so an answer does not depend on other queries. The paper (Zheng et al. 2020) does not correct for hubs.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _BLOCK = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Bank:
-    """Embeddings of training photos and captions, which tell how much of a hub another photo or caption is."""
+    """Embeddings of training photos and captions, from which the hubness of other photos and captions follows."""
 
     image_embeddings: Tensor
-    """(images, dim) float32, L2-normalised; likewise the texts."""
+    """(images, dim) float32, L2-normalised."""
     text_embeddings: Tensor
-    """(texts, dim)"""
+    """(texts, dim) float32, L2-normalised."""
 
     def hubness_of_images(self, embeddings: Tensor) -> Tensor:
         """(images, dim) L2-normalised embeddings to (images,) hubness."""
@@ -49,7 +49,7 @@ class Bank:
 
 
 def bank_loader(path: Path, checkpoint: Checkpoint) -> Callable[[], Bank] | None:
-    """What reads the bank at `path`; None where there is none, or one of another model."""
+    """A function that reads the bank at `path`; None: there is no bank, or it belongs to another model."""
     meta = read_meta(path)
     return partial(load_bank, path) if meta and meta.get("checkpoint") == checkpoint.fingerprint else None
 

@@ -14,12 +14,12 @@ from dpce_cli.core.progress import Reporter
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _UNKNOWN = "\N{WHITE SQUARE}"
-"""Stands for a letter that no font has."""
+"""Drawn in place of a letter that no font has."""
 _PLAIN_STYLES = ("Regular", "Book", "Roman", "Normal")
 
 
 def system_fonts() -> list[Path]:
-    """Every font file of this machine."""
+    """All font files of this machine."""
     from matplotlib.font_manager import findSystemFonts
 
     return [Path(path) for path in findSystemFonts()]
@@ -94,7 +94,7 @@ class Lettering:
         return [("".join(letters), self._font(path, size)) for path, letters in parts]
 
     def _font_file(self, text: str) -> Path | None:
-        """The first font that has all letters of a text. None stands for Pillow's own font, or for no such font."""
+        """The first font that has all letters of a text; None: Pillow's own font has them, or no font has."""
         if text.isascii():
             return None
         return next((path for path, letters in self._letters_of.items() if letters.issuperset(text)), None)

@@ -61,7 +61,7 @@ class DirectionMetrics:
     """The measures of one direction of retrieval."""
 
     r1: float
-    """Recall at 1 as a fraction; likewise below."""
+    """Recall at 1 as a fraction; `r5` and `r10` are recall at 5 and at 10."""
     r5: float
     r10: float
     median_rank: float

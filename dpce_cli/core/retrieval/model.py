@@ -52,7 +52,7 @@ class Model:
     vocabulary: Vocabulary
     word_dim: int
     weights_id: str
-    """What tells these weights from all others: the fingerprint of the checkpoint that they are from."""
+    """Identifies the weights: the fingerprint of the checkpoint that they are from."""
     load_weights: Callable[[], Mapping[str, Tensor]] = field(repr=False)
     """Reads the state dict of both encoders."""
     extends: tuple[str, ...] = ()
@@ -60,13 +60,13 @@ class Model:
     text_engine: TextEngine | None = field(default=None, repr=False)
     """What embeds token ids `(sentences, max_words)` in the place of the text encoder, without torch."""
     load_bank: Callable[[], Bank] | None = field(default=None, repr=False)
-    """Reads the embeddings of training photos and captions that hubs are told by; None: the model has none."""
+    """Reads the bank, by which hubs are corrected; None: the model has no bank."""
     relevances: Relevances | None = None
-    """What turns scores into percent, if the model has it."""
+    """Curves from score to relevance; None: the model has none."""
     device: torch.device | None = None
     """None is the CPU."""
     reporter: Reporter = field(default_factory=Reporter, repr=False)
-    """Is told of words that are ignored."""
+    """Receives warnings about words that are ignored."""
 
     @classmethod
     def of_checkpoint(
@@ -113,7 +113,7 @@ class Model:
 
     @cached_property
     def bank(self) -> Bank | None:
-        """What tells the hubness of photos and sentences, if the model has it."""
+        """The bank that gives the hubness of photos and sentences; None: the model has none."""
         return self.load_bank() if self.load_bank else None
 
     @cached_property

@@ -48,9 +48,9 @@ img { display: block; width: 100%; height: auto; }
 
 
 def write_page(path: Path, answers: Answers, thumbnails: Thumbnails) -> None:
-    """Write an HTML file that holds all it shows: no script, no network, no metadata of the photos.
+    """Write one HTML file that contains its photos; without scripts, links to other files, or the photos' metadata.
 
-    Paths are text, and begin below the folder that holds all of the photos: the page does not tell where it is.
+    Paths are shown relative to the folder that contains all of the photos; the page does not show that folder.
 
     Raises:
         QueryError: there are more than `MAX_HITS` hits.
@@ -58,7 +58,7 @@ def write_page(path: Path, answers: Answers, thumbnails: Thumbnails) -> None:
     """
     if len(answers.hits) > MAX_HITS:
         raise QueryError(
-            f"{len(answers.hits):,} results do not fit on a page; ask for at most {MAX_HITS:,} with --top-k, "
+            f"{len(answers.hits):,} results are too many for a page; ask for at most {MAX_HITS:,} with --top-k, "
             "or leave out --html"
         )
     sentence = answers.query if isinstance(answers.query, str) else ""

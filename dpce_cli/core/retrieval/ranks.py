@@ -1,8 +1,8 @@
 """Ranks of the matches in both directions of retrieval, for any number of captions per image.
 
 `image_of_text[j]` owns text j. Ranks are 1-based, and ties count against us: the rank of a match is one more
-than the number of non-matching gallery items that are at least as similar to the query, so that embeddings
-which are all alike rank last and not first.
+than the number of non-matching gallery items that are at least as similar to the query, so that a model
+whose embeddings are all equal ranks each match last, not first.
 """
 
 from __future__ import annotations

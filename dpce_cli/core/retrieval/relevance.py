@@ -1,7 +1,7 @@
 """How well a result fits the query, in percent: a cosine similarity means nothing to a person.
 
-The relevance of a result says how much the words of its own captions agree with the query, where 100 % is the agreement
-of the captions that other people wrote for the very photo of the query. `core.retrieval.calibration` fits it.
+The relevance of a result says how much the words of its own captions agree with the query. 100 % is the agreement of
+the captions that other people wrote for the same photo. `core.retrieval.calibration` fits it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Relevances:
 
 
 def load_relevances(path: Path, fingerprint: str) -> Relevances | None:
-    """The curves that extract-features fitted for the checkpoint with this fingerprint; None where there are none."""
+    """The curves that extract-features fitted for the checkpoint with this fingerprint; None: there are none."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return Relevances.from_dict(stored) if stored["checkpoint"] == fingerprint else None

@@ -37,7 +37,7 @@ def draw_sheet(path: Path, answers: Answers, thumbnails: Thumbnails) -> None:
     """
     if len(answers.hits) > MAX_HITS:
         raise QueryError(
-            f"{len(answers.hits):,} results do not fit on a picture; ask for at most {MAX_HITS} with --top-k, "
+            f"{len(answers.hits):,} results are too many for a picture; ask for at most {MAX_HITS} with --top-k, "
             "or leave out the picture"
         )
     sheet = _Sheet(answers, thumbnails)

@@ -1,4 +1,4 @@
-"""Photos for contact sheets and pages, and the reasons of those that cannot be shown."""
+"""Thumbnails for contact sheets and pages, and why some photos cannot be shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpce_cli.core.progress import Reporter
 
 
 class Thumbnails:
-    """Reads photos small. Each that cannot be shown is told to the reporter, once."""
+    """Makes thumbnails. Warns once about each photo that cannot be shown."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
@@ -20,10 +20,10 @@ class Thumbnails:
         """The photos that could not be shown, each with the reason."""
 
     def read(self, path: Path, size: int, root: Path | None = None) -> Image.Image | str:
-        """The whole photo, its longer side of `size` pixels, without metadata; or why it cannot be shown.
+        """The whole photo without metadata, `size` pixels on its longer side; or the reason why it cannot be shown.
 
         Args:
-            root: a folder that the photo must lie in, if that is given.
+            root: folder that must contain the photo; None: any folder.
         """
         try:
             if root and not path.resolve().is_relative_to(root.resolve()):
@@ -33,7 +33,7 @@ class Thumbnails:
             reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
             if path not in self.problems:
                 self.problems[path] = reason
-                self.reporter.warn(f"{path}: {reason}; a grey tile stands for it")
+                self.reporter.warn(f"{path}: {reason}; a grey tile is drawn instead")
             return reason
         scale = size / max(photo.size)
         width, height = (max(1, round(side * scale)) for side in photo.size)

@@ -55,7 +55,7 @@ def save_vectors(path: Path, names: Sequence[str], embeddings: Array, model: Mod
     """Write embeddings as a NumPy array, and what each row is an embedding of as JSON beside it.
 
     Returns:
-        The JSON file, which has the array's name with another ending.
+        The JSON file, which has the array's name with the ending .json.
 
     Raises:
         WorkspaceError: they cannot be written.

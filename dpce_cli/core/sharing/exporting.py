@@ -57,7 +57,10 @@ def export_model(
     checkpoint = load_best(workspace, dataset, stage)
     model = workspace_model(workspace, checkpoint)
     if not model.load_bank:
-        reporter.note("the model cannot correct for hubs in galleries; run 'dpce extract-features' first, and it can")
+        reporter.note(
+            "the exported model cannot correct for hubs in galleries; run 'dpce extract-features' and "
+            "export it again, and it can"
+        )
     measured = _measured(workspace, dataset, checkpoint, reporter)
     card = _card(checkpoint, dataset, measured, licence, has_bank=bool(model.load_bank))
     if vectors:
@@ -85,7 +88,9 @@ def _measured(
         if made_by.fingerprint == checkpoint.fingerprint and store.captions:
             measured[split] = evaluate_split(store, None)
     if not measured:
-        reporter.note("the model card states no recalls; run 'dpce extract-features' first for those of the test split")
+        reporter.note(
+            "the model card states no recalls; for those of the test split, run 'dpce extract-features' first"
+        )
     return measured
 
 
@@ -115,7 +120,7 @@ tags:
 # {title}
 
 An image encoder ({checkpoint.config.image.backbone}) and a text encoder (a convolutional network over words) that put
-photos and sentences into one space of {checkpoint.config.model.embedding_dim} dimensions. Their cosine similarity tells
+photos and sentences into one space of {checkpoint.config.model.embedding_dim} dimensions. Their cosine similarity says
 how well a photo and a sentence fit. The method is that of Zheng et al., *Dual-Path Convolutional Image-Text Embeddings
 with Instance Loss* (ACM TOMM 2020).
 
@@ -134,7 +139,7 @@ model = dpce_cli.load_model("THIS_FOLDER")
 similarity = model.encode_images(["rex.jpg"]) @ model.encode_text(["two dogs in the snow"]).T
 ```
 
-`THIS_FOLDER` is the folder of this file, or `hf:USER/NAME` where it lies on the Hugging Face hub.
+`THIS_FOLDER` is the folder of this file, or `hf:USER/NAME` if it is on the Hugging Face hub.
 
 ## Training
 
@@ -157,7 +162,7 @@ _HUBS = f"""
 ## Hubs
 
 Some photos are near to every sentence. `{BANK}` has embeddings of up to {BANK_PHOTOS:,} training photos and of their
-captions, by which dpce tells such photos and lowers their scores in galleries. The results above are without this
+captions, with which dpce finds such photos and lowers their scores in galleries. The results above are without this
 correction.
 """
 
@@ -174,7 +179,7 @@ def _training(checkpoint: Checkpoint, dataset: PreparedDataset) -> str:
     if not checkpoint.step:
         return (
             f"Imported ({checkpoint.word_vectors}), with {checkpoint.instances:,} classes; used on data set "
-            f"`{dataset.name}`, which may not be what it was trained on."
+            f"`{dataset.name}`, which may differ from its training data."
         )
     return (
         f"Data set `{dataset.name}`, preset `{checkpoint.config.preset}`, seed {checkpoint.config.seed}, Stage "

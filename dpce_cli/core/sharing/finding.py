@@ -1,4 +1,4 @@
-"""Which model a person means: a folder, or one on the Hugging Face hub."""
+"""Finding the model that a user names: a folder, or a model on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def workspace_model(
     device: torch.device | None = None,
     reporter: Reporter | None = None,
 ) -> Model:
-    """The model of a checkpoint of the workspace, with what extract-features left for it: bank and relevance."""
+    """The model of a checkpoint of the workspace, with the bank and the relevance that extract-features made for it."""
     from dpce_cli.core.retrieval.hubness import bank_loader
 
     return Model.of_checkpoint(
@@ -62,7 +62,7 @@ def workspace_model(
 
 
 def locate_model(name: str, reporter: Reporter | None = None) -> Path:
-    """The folder of a model that is named as a person types it: a path, or `hf:USER/NAME[@REVISION]`.
+    """The folder of a model by the name that a user types: a path, or `hf:USER/NAME[@REVISION]`.
 
     A model of the hub is downloaded once, into the cache of the library `huggingface_hub`; the environment variable
     HF_ENDPOINT names another server.

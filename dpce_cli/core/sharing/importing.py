@@ -60,8 +60,8 @@ def import_pair(
 ) -> tuple[Path, Checkpoint]:
     """Make an image and a text network of the paper's authors the best model of a stage, for the current data set.
 
-    The data set only tells on what the model is used; its photos and captions had no part in the training. Photos are
-    seen as in the authors' tests, whole at a short side of 256, or squashed where the data set's are.
+    The model was not trained on the data set; it is used on it. Photos are read as in the authors' tests: whole, with a
+    short side of 256, or squashed where the configuration of the data set says so.
 
     Args:
         fresh: replace the model that is there.

@@ -1,14 +1,14 @@
 """Model folders: a trained model as the Hugging Face hub lays models out, for anyone to use.
 
-    model.safetensors   weights of both encoders; W_share, which only training needs, stays behind
+    model.safetensors   weights of both encoders, without W_share, which only training needs
     config.json         format, configuration, preprocessing, and size and SHA-256 of the other files
     vocabulary.json     the words, in the order of their rows
     README.md           the model card, which may be edited
-    bank.safetensors    embeddings of some training photos and captions, by which hubs are told; see `retrieval.hubness`
-    text.onnx           both encoders with their test protocol, where they were asked for; see `core.sharing.onnx`
+    bank.safetensors    embeddings of some training photos and captions, to correct for hubs; see `retrieval.hubness`
+    text.onnx           both encoders with their test protocol, if `onnx` was set; see `core.sharing.onnx`
     image.onnx
 
-Nothing in a folder can execute. The same checkpoint makes the same bytes.
+Nothing in a folder is executed. The same checkpoint makes the same bytes.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ FILES = (CONFIG, CARD, *_CHECKED)
 """All that can be in a folder."""
 _MOST_JSON = 2**26
 _MOST_POSITIONS = 10_000
-"""Words of a sentence, pixels of a side: more would take all memory, and weights do not tell."""
+"""Largest number of words per sentence, and of pixels per side: more would take all memory."""
 _AGAIN = "export the model again, or get the folder again"
 
 
 def save_model(model: Model, folder: Path, *, card: str, half: bool, onnx: bool = False) -> None:
-    """Write a model folder, whole or not at all; an older model in `folder` is replaced.
+    """Write a model folder in one step; an older model in `folder` is replaced.
 
     Args:
         card: text of the model card.
@@ -84,7 +84,7 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def check_replaceable(folder: Path) -> None:
-    """See that a model can be written to `folder`, and nothing else than an older model is lost.
+    """Check that `folder` is new or empty, or holds an older model.
 
     Raises:
         WorkspaceError: it holds something else.
@@ -190,7 +190,7 @@ def load_model(folder: Path, *, device: torch.device | None = None, reporter: Re
             raise TypeError("a value has another type than it should have")
         relevances = Relevances.from_dict(about["relevance"]) if about.get("relevance") else None
         if max(config.text.max_words, config.image.resize) > _MOST_POSITIONS:
-            raise TypeError("it asks for more words or pixels than any model reads")
+            raise TypeError("it states more words or pixels than dpce allows")
     except (KeyError, TypeError, ValueError, AttributeError, DpceError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else _without_advice(str(error), path)
         raise CheckpointError(f"{path}: describes no model that this dpce can read ({reason}); {_AGAIN}") from error
@@ -228,7 +228,7 @@ def load_model(folder: Path, *, device: torch.device | None = None, reporter: Re
 
 
 def _without_advice(message: str, path: Path) -> str:
-    """What is wrong with a file, without what to do where it is a workspace's."""
+    """The problem of a file, without the advice that only helps in a workspace."""
     return re.sub("(; |: )[^;:]*(prepare-vocab|--set).*", "", message.removeprefix(f"{path}: "))
 
 
@@ -274,7 +274,7 @@ def _load_weights(path: Path, config: Config, vocabulary_size: int, word_dim: in
 
 
 def _load_bank(path: Path, dim: int) -> Bank:
-    """The bank of a folder, where it is one of embeddings of the model's length."""
+    """The bank of a folder, whose embeddings must have the model's length."""
     from dpce_cli.core.retrieval.hubness import Bank
 
     rows = {name: value.float() for name, value in _read_tensors(path).items()}

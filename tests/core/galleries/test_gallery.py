@@ -112,7 +112,7 @@ def test_a_gallery_goes_on_with_or_without_the_correction_that_it_began_with(pla
     place.index(model=ColourModel(bank=BANK), rebuild=True)
     assert opened(place).search("red")[0].score == pytest.approx(1 / 2)
     place.add("blue.png", (0, 0, 255))
-    with pytest.raises(WorkspaceError, match="this gallery corrects hubs, and its model has lost what that needs"):
+    with pytest.raises(WorkspaceError, match="this gallery corrects hubs, but its model has no bank any more"):
         place.index()
     assert found(place) == [red.name, "green.png"]
 
@@ -225,7 +225,7 @@ def test_a_model_that_only_adds_words_searches_the_gallery_and_can_take_it_over(
     before = opened(place).search("red")
     assert Gallery(place.gallery, taught.as_model()).search("red") == before
 
-    with pytest.raises(WorkspaceError, match="has got another model meanwhile"):
+    with pytest.raises(WorkspaceError, match="got another model in the meantime"):
         change_model(place.gallery, "others", taught.as_model(), "/models/taught")
     change_model(place.gallery, "colours", taught.as_model(), "/models/taught")
     assert recorded_model(place.gallery) == "/models/taught"

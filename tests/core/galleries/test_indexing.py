@@ -224,7 +224,7 @@ def test_a_disk_that_goes_away_stops_the_run_and_loses_nothing(place: Place, mon
         return encode(views)
 
     monkeypatch.setattr(place.model, "encode_views", unmounting)
-    with pytest.raises(DataError, match="went away while it was read"):
+    with pytest.raises(DataError, match="disappeared while it was read"):
         place.index()
     place.photos.with_name("elsewhere").rename(place.photos)
     monkeypatch.undo()
@@ -341,7 +341,7 @@ def test_damaged_rows_are_embedded_again(place: Place) -> None:
     rows.write_bytes(data)
     place.index()
 
-    assert place.notes.warnings == [f"{place.gallery}: 1 embeddings are damaged on the disk; they are made again"]
+    assert place.notes.warnings == [f"{place.gallery}: 1 embeddings are damaged on the disk; they are computed again"]
     assert place.content() == before
     assert place.model.photos == 3
     rows.unlink()

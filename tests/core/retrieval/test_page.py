@@ -154,7 +154,7 @@ def test_names_and_captions_of_no_text_are_written_visibly(root: Path) -> None:
 
 
 def test_a_page_that_is_too_large_or_cannot_be_written_is_refused(root: Path) -> None:
-    with pytest.raises(QueryError, match=r"1,001 results do not fit on a page; ask for at most 1,000 with --top-k"):
+    with pytest.raises(QueryError, match=r"1,001 results are too many for a page; ask for at most 1,000 with --top-k"):
         page(root, [hit(rank) for rank in range(1, 1002)])
     (root / "page.html").mkdir()
     with pytest.raises(WorkspaceError, match=r"page\.html: cannot be written"):

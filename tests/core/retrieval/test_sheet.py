@@ -171,9 +171,9 @@ def test_a_missing_query_photo_is_a_grey_tile(tmp_path: Path) -> None:
 
 def test_more_hits_than_a_sheet_can_hold_are_refused(tmp_path: Path, root: Path) -> None:
     hits = [hit(rank) for rank in range(1, 102)]
-    with pytest.raises(QueryError, match=r"101 results do not fit.*at most 100 with --top-k"):
+    with pytest.raises(QueryError, match=r"101 results are too many for a picture.*at most 100 with --top-k"):
         draw_photos(tmp_path / "sheet.png", "q", hits, root)
-    with pytest.raises(QueryError, match=r"101 results do not fit.*at most 100 with --top-k"):
+    with pytest.raises(QueryError, match=r"101 results are too many for a picture.*at most 100 with --top-k"):
         draw_sentences(tmp_path / "sheet.png", root / "red.png", hits)
     assert not (tmp_path / "sheet.png").exists()
 

@@ -385,7 +385,7 @@ def test_a_description_that_would_take_all_memory_is_refused(
     config = json.loads((folder / "config.json").read_text())["config"]
     config[section][key] = 10**12
     change_config(config=config)
-    assert "more words or pixels than any model reads" in refusal(folder)
+    assert "more words or pixels than dpce allows" in refusal(folder)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.presets import build_preset
+from dpce_cli.core.training import health
 from dpce_cli.core.training.health import StuckRanking, diverged
 from tests.core.conftest import Trained
 from tests.core.tiny import STEPS, Recorder, records, train
@@ -41,9 +42,10 @@ def test_embeddings_that_are_all_the_same_are_noticed_in_stage_ii(
     stage1: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DualEncoder, "ranking_embeddings", lambda self, embeddings: 0 * embeddings + 0.25)
+    monkeypatch.setattr(health, "_STUCK_STEPS", 8)
     for weight, warnings in ((1, 1), (0, 0)):
         config = stage1.config.with_settings(
-            [f"stage2.epochs={210 // STEPS}", "stage2.learning_rate=0", f"stage2.ranking_weight={weight}"]
+            [f"stage2.epochs={12 // STEPS}", "stage2.learning_rate=0", f"stage2.ranking_weight={weight}"]
         )
         reporter = Recorder()
         train(stage1.workspace, 2, config, fresh=True, reporter=reporter)
