@@ -167,7 +167,7 @@ def test_ctrl_c_at_any_moment_ends_in_one_line_and_130(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_an_error_of_the_system_is_told_with_advice_that_fits_it(tmp_path: Path, error: OSError, line: str) -> None:
+def test_an_error_of_the_system_is_reported_with_advice(tmp_path: Path, error: OSError, line: str) -> None:
     with patch.object(preparation, "tokenize", side_effect=error):
         assert dpce(*SCENES, workspace=tmp_path).error == f"Error: {line}"
 
@@ -195,7 +195,7 @@ def run(command: str, folder: Path, **variables: str) -> subprocess.CompletedPro
 
 
 @pytest.mark.parametrize("command", ["dpce --help >&-", "dpce --help | true", "dpce --help >/dev/full"])
-def test_results_that_nobody_takes_end_without_a_traceback(tmp_path: Path, command: str) -> None:
+def test_a_closed_output_pipe_ends_without_a_traceback(tmp_path: Path, command: str) -> None:
     outcome = run(command, tmp_path)
     assert "Traceback" not in outcome.stderr
     assert "Exception ignored" not in outcome.stderr

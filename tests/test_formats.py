@@ -63,7 +63,7 @@ def test_every_published_layout_goes_through_all_commands(
     assert {hit["image_id"] for hit in hits} == set(store.image_ids)
 
 
-def test_drawn_splits_are_written_and_taken_again(tmp_path: Path) -> None:
+def test_drawn_splits_are_written_and_can_be_used_again(tmp_path: Path) -> None:
     root, workspace = make_flickr30k(tmp_path / "root"), tmp_path / "w"
     first = prepare(root, workspace, "flickr30k", "--splits", "paper")
     (written,) = (workspace / "flickr30k").glob("splits-*.json")
@@ -78,7 +78,7 @@ def test_drawn_splits_are_written_and_taken_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--splits", "paper"), ("--splits", "nowhere.json")])
-def test_splits_that_cannot_be_had_are_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_impossible_splits_are_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     root = make_coco(tmp_path / "root")
     error = dpce("prepare-vocab", "coco", "--root", root, *SMALL, *arguments, workspace=tmp_path / "w").error
     assert "--splits paper draws 5,000" in error or "nowhere.json: cannot be read" in error

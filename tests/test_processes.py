@@ -168,7 +168,7 @@ def test_torchrun_on_two_machines_trains_one_model(workspace: Path) -> None:
         (("--gpus", "99"), f"--gpus 99: this machine has {torch.cuda.device_count()}; choose at most that many"),
     ],
 )
-def test_what_cannot_be_started_is_refused_before_anything_is(
+def test_an_impossible_start_is_refused_before_any_process_starts(
     workspace: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     for command in ("train-stage1", "train-stage2"):
@@ -198,7 +198,7 @@ def test_a_distributed_command_says_which_variables_a_scheduler_left_out(
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", "4"), ("MASTER_PORT", "x")])
-def test_variables_of_a_launcher_that_cannot_be_are_named(
+def test_invalid_variables_of_a_launcher_are_named(
     left_by_a_scheduler: None, workspace: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     for other in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):

@@ -101,7 +101,7 @@ def test_shards_give_what_the_same_photos_give_as_files(tmp_path: Path, shards: 
     assert bool(list((tmp_path / "stored" / "streets").glob("photos-*"))) == (kind == "resized")
 
 
-def test_shards_that_were_written_again_are_told_to_be_prepared_again(tmp_path: Path, shards: Path) -> None:
+def test_for_shards_that_were_written_again_the_error_says_to_prepare_them_again(tmp_path: Path, shards: Path) -> None:
     root, workspace = shutil.copytree(shards, tmp_path / "root"), tmp_path / "w"
     succeed("prepare-vocab", "webdataset", "--root", root, *SMALL, workspace=workspace)
     succeed("train-stage1", "--no-word-vectors", "--workers", "0", workspace=workspace)

@@ -10,7 +10,7 @@ import pytest
 from dpce_cli.commands.console import ConsoleReporter, print_json, print_table
 
 
-def test_a_log_tells_the_end_once_whatever_comes_after(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_reports_the_end_only_once(capsys: pytest.CaptureFixture[str]) -> None:
     with ConsoleReporter().track("reading", 4) as advance:
         for count in (0, 1, 3, 0, 0):
             advance(count)
@@ -18,7 +18,7 @@ def test_a_log_tells_the_end_once_whatever_comes_after(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "reading | 4/4 | eta 0s\n"
 
 
-def test_a_log_has_a_line_each_interval_and_the_time_left(
+def test_a_log_has_one_line_per_interval_with_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 4.0, 11.0, 12.0, 30.0, 31.0])

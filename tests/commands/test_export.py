@@ -96,7 +96,7 @@ def test_nothing_of_this_machine_is_in_a_folder(workspace: Path, tmp_path: Path)
         assert str(workspace.parent) not in (tmp_path / "model" / file).read_text(encoding="utf-8")
 
 
-def test_what_cannot_be_exported_is_told(workspace: Path, prepared: Path, tmp_path: Path) -> None:
+def test_an_export_that_is_not_possible_says_why(workspace: Path, prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").touch()
     other = dpce("export", tmp_path / "mine", workspace=workspace).error

@@ -131,7 +131,7 @@ def test_unusable_captions_are_refused_with_file_and_line(tmp_path: Path, captio
         (("--set", "image.crop=65"), "the configuration needs image.resize of at least image.crop"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_refused(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
+def test_an_impossible_configuration_is_refused(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
     outcome = dpce("prepare-vocab", "scenes", *arguments, workspace=tmp_path / "w")
 
     assert expected in outcome.error

@@ -129,7 +129,7 @@ def test_a_page_and_a_sheet_are_written_beside_the_results(workspace: Path, tmp_
     assert page.read_text().count('<img src="data:image/jpeg;base64,') == 6
 
 
-def test_photos_that_are_gone_are_named_once_and_counted_and_paths_come_byte_for_byte(
+def test_missing_photos_are_named_once_and_counted_and_paths_are_printed_byte_for_byte(
     workspace: Path, photo: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(photo.parent, tmp_path / "photos")

@@ -50,7 +50,7 @@ def test_stage1_leaves_checkpoints_curves_and_metrics(prepared: Path) -> None:
     assert checkpoint.word_vectors == "word2vec trained on the captions"
 
 
-def test_a_log_has_one_line_an_interval_and_one_an_epoch(tmp_path: Path) -> None:
+def test_a_log_has_one_line_per_interval_and_one_per_epoch(tmp_path: Path) -> None:
     succeed(*SCENES, "--train-images", "54", workspace=tmp_path)
     outcome = _train(tmp_path, "--no-word-vectors", "--epochs", "2", "--set", "stage1.batch_size=2")
 
@@ -147,7 +147,7 @@ def test_a_finished_stage_says_so_and_more_epochs_need_fresh(prepared: Path) -> 
         (("--set", "stage1.epochs"), "--set stage1.epochs: expected KEY=VALUE"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_anything_is_written(
+def test_impossible_settings_are_refused_before_anything_is_written(
     prepared: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
     assert expected in _train(prepared, *arguments).error

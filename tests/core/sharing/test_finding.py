@@ -64,7 +64,7 @@ def test_a_revision_is_taken_where_one_is_named(folder: Path, cache: Path, monke
             locate_model("hf:someone/cats")
 
 
-def test_a_hub_that_does_not_answer_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_named_in_the_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(
         CheckpointError, match=r"hf:someone/dogs: cannot be downloaded \(.+\); check the name"
@@ -92,6 +92,6 @@ def test_without_a_name_the_workspaces_best_model_is_taken(learning_stage1: Trai
     assert found.fingerprint == Model.of_checkpoint(trained).fingerprint
 
 
-def test_without_a_name_and_a_data_set_it_is_told_what_to_do(tmp_path: Path) -> None:
+def test_without_a_name_and_a_data_set_the_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="no data set is prepared here"):
         find_model(None, Workspace(tmp_path))

@@ -137,7 +137,7 @@ def test_processes_and_threads_lose_none_of_each_others_captions(captions: Capti
     assert sorted(texts) == sorted(f"{name} {n}" for name in ("process", "thread 0", "thread 1") for n in range(20))
 
 
-def test_a_process_that_does_not_let_go_is_named(captions: CaptionsOfGallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_holds_the_lock_is_named(captions: CaptionsOfGallery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 0.1)
     code = "import sys, fcntl; f = open(sys.argv[1], 'w'); fcntl.lockf(f, 2); print(1, flush=True); sys.stdin.read()"
     captions.folder.mkdir(parents=True)

@@ -90,7 +90,7 @@ def trained_on(captions: CaptionsOfGallery, place: Place, numbers: list[int]) ->
     captions.remember_model("colours", TaughtModel(base="", base_fingerprint="", photos=photos))
 
 
-def test_photos_that_the_model_was_trained_on_are_in_the_way_and_not_asked_for(
+def test_photos_that_the_model_was_trained_on_are_in_the_gallery_but_are_no_queries(
     place: Place, captions: CaptionsOfGallery, measure: Callable[[ColourModel], GalleryEvaluation]
 ) -> None:
     whole = measure(ColourModel())

@@ -241,7 +241,7 @@ def test_batches_depend_on_seed_stage_epoch_and_step_alone(
 
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("first_step", [0, 1, 2])
-def test_going_on_at_a_step_gives_the_batches_that_were_left(
+def test_continuing_at_a_step_gives_the_remaining_batches(
     tmp_path: Path, encoder: ImageEncoder, first_step: int, cache: bool
 ) -> None:
     dataset = prepared(tmp_path, usual_captions(), broken=[4])
@@ -317,7 +317,7 @@ def test_unreadable_photos_are_left_out_and_named(tmp_path: Path, encoder: Image
         assert any(name in warning and warning.endswith(": skipped") for warning in reporter.warnings)
 
 
-def test_a_step_of_which_no_photo_can_be_read_comes_out_empty(tmp_path: Path, encoder: ImageEncoder) -> None:
+def test_a_step_without_a_readable_photo_has_an_empty_batch(tmp_path: Path, encoder: ImageEncoder) -> None:
     """It is not left out, because steps are counted; training refuses it."""
     dataset = prepared(tmp_path, usual_captions(), broken=range(3, len(CAPTION_COUNTS)))
     photos = training_set(dataset, encoder, "stage1.batch_size=2")

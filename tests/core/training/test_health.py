@@ -23,7 +23,7 @@ def test_the_error_of_a_diverged_run_names_photos_state_and_remedy(tmp_path: Pat
     assert str(diverged(stage, 2, 7, "the loss is nan", last=last)).endswith(f"from the last good state, {last}")
 
 
-def test_a_loss_at_the_margin_is_told_once_after_200_steps() -> None:
+def test_a_loss_at_the_margin_is_reported_once_after_200_steps() -> None:
     stuck = StuckRanking(0.2)
     told = [stuck.advice(0.2015, 25) for _ in range(20)]
     assert [index for index, advice in enumerate(told) if advice] == [7]

@@ -41,7 +41,7 @@ def test_records_are_lines_of_json_and_tensorboard_scalars(journal: Journal, tmp
     assert events(tmp_path, "validation/rsum") == [(20, 100.0), (30, 150.0)]
 
 
-def test_records_after_the_step_that_is_gone_back_to_are_forgotten(journal: Journal, tmp_path: Path) -> None:
+def test_records_after_the_step_that_a_run_continues_from_are_deleted(journal: Journal, tmp_path: Path) -> None:
     again = Journal(tmp_path, step=20)
     assert steps(again) == [("train", 10), ("train", 20), ("validation", 20)]
     again.write("train", 30, {"loss": 9.0})
@@ -50,7 +50,7 @@ def test_records_after_the_step_that_is_gone_back_to_are_forgotten(journal: Jour
     assert events(tmp_path, "train/loss") == [(10, 6.0), (20, 3.0), (30, 9.0)]
 
 
-def test_a_line_cut_off_by_a_crash_is_passed_over(journal: Journal, tmp_path: Path) -> None:
+def test_a_line_cut_off_by_a_crash_is_ignored(journal: Journal, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     whole = path.read_text()
     last = whole.splitlines()[-1]

@@ -17,7 +17,7 @@ KILLS = 4
 
 @pytest.mark.slow
 @pytest.mark.parametrize("frozen", [True, False], ids=["cache", "photos"])
-def test_what_is_killed_at_any_moment_goes_on_as_if_nothing_had_happened(
+def test_a_run_that_is_killed_at_any_moment_continues_to_the_same_result(
     tmp_path: Path, weights: Path, frozen: bool
 ) -> None:
     """Weights, optimizer, records, embeddings and metrics are bit-identical, and nothing is left lying about."""

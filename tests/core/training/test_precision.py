@@ -77,7 +77,7 @@ def test_compiled_encoders_train_to_the_same_numbers(
 
 
 @pytest.mark.parametrize("error", [RuntimeError, TritonMissing])
-def test_where_nothing_can_be_compiled_it_is_said(
+def test_without_a_compiler_a_warning_says_so(
     stage1: Trained, monkeypatch: pytest.MonkeyPatch, error: Callable[[Any], Exception]
 ) -> None:
     def broken(*_: object) -> None:

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+def test_an_interrupted_run_continues_to_the_same_result(
     start: Callable[[], tuple[Workspace, Config]], stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "_LOG_EVERY", 2)
@@ -169,7 +169,7 @@ def test_a_state_of_an_older_version_is_continued(
     assert outcome(begun, 1) == outcome(whole, 1)
 
 
-def test_what_is_killed_in_a_validation_has_not_lost_the_epoch(
+def test_a_run_that_is_killed_in_a_validation_keeps_the_epoch(
     start: Callable[[], tuple[Workspace, Config]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, config = start()

@@ -111,7 +111,7 @@ def test_photos_are_mixed_among_some_shards_at_a_time(loose: PreparedDataset, mo
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 4])
-def test_going_on_at_a_step_gives_the_batches_that_were_left(
+def test_continuing_at_a_step_gives_the_remaining_batches(
     loose: PreparedDataset, monkeypatch: pytest.MonkeyPatch, first_step: int
 ) -> None:
     monkeypatch.setattr(batches, "SHARDS_READ_TOGETHER", 2)

@@ -27,7 +27,7 @@ def size_of_tiny(workspace: Workspace, *settings: str, feature_cache: bool = Tru
     )
 
 
-def test_the_size_is_that_of_what_a_run_then_does(workspace: Workspace) -> None:
+def test_the_estimated_size_is_that_of_the_run(workspace: Workspace) -> None:
     planned = size_of_tiny(workspace)
     dataset = workspace.load_dataset()
     config = dataset.config
@@ -74,7 +74,7 @@ def peak_on_cpu(model: DualEncoder, config: Config, images: Tensor) -> int:
     return size
 
 
-def test_a_step_takes_what_it_takes_when_it_is_run(workspace: Workspace) -> None:
+def test_the_estimated_memory_of_a_step_is_that_of_the_run(workspace: Workspace) -> None:
     dataset = workspace.load_dataset()
     config = dataset.config.with_settings(["stage1.multipliers.backbone=1"])
     model, _ = build_model(dataset, config, None, stage=1)

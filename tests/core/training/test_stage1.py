@@ -18,7 +18,7 @@ from tests.core.tiny import BY_HEART, checkpoint, prepare_eight_pairs, records, 
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["cache", "photos"])
-def test_eight_pairs_are_learnt_by_heart(tmp_path: Path, weights: Path, frozen: bool, tiny_cnn: None) -> None:
+def test_eight_pairs_are_learnt_perfectly(tmp_path: Path, weights: Path, frozen: bool, tiny_cnn: None) -> None:
     workspace, config = Workspace(tmp_path), tiny_config(weights if frozen else None, *BY_HEART)
     prepare_eight_pairs(workspace, config)
     result = train(workspace, 1, config)

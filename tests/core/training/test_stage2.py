@@ -39,9 +39,7 @@ NEGATIVES = {
 
 
 @pytest.mark.parametrize("negatives", NEGATIVES)
-def test_what_the_ranking_loss_asks_for_is_learnt_by_heart(
-    tmp_path: Path, weights: Path, negatives: str, tiny_cnn: None
-) -> None:
+def test_the_ranking_loss_is_learnt_perfectly(tmp_path: Path, weights: Path, negatives: str, tiny_cnn: None) -> None:
     workspace = Workspace(tmp_path)
     config = tiny_config(weights, *BY_HEART, *NEGATIVES[negatives], "stage1.epochs=1")
     prepare_eight_pairs(workspace, config)

@@ -17,9 +17,7 @@ from tests.core.tiny import EPOCHS, STEPS, Recorder, checkpoint, outcome, send_a
 pytestmark = pytest.mark.usefixtures("no_curves")
 
 
-def test_a_state_within_an_epoch_is_saved_when_the_time_has_come(
-    stage1: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_within_an_epoch_is_saved_when_it_is_due(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     saved, save = list[int](), StageRun._save
 
     def noting(self: StageRun, path: Path) -> None:

@@ -61,7 +61,7 @@ def test_in_float16_losses_are_scaled_and_gradients_scaled_back() -> None:
     assert weight.tolist() == pytest.approx([0])
 
 
-def test_a_step_whose_gradients_overflow_is_passed_over_and_the_scale_is_halved() -> None:
+def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_is_halved() -> None:
     weight, update = updater(1.0, precision="fp16")
     update.backward(weight[0] * math.inf)
     update.step(1.0, measure=True)
@@ -104,11 +104,11 @@ def _overflow_on_the_second_process() -> None:
 
 
 @pytest.mark.slow
-def test_all_processes_pass_over_a_step_whose_gradients_overflow_on_one() -> None:
+def test_all_processes_skip_a_step_whose_gradients_overflow_in_one_process() -> None:
     in_processes(2, _overflow_on_the_second_process)
 
 
-def test_a_float16_run_goes_on_with_its_loss_scale(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_float16_run_continues_with_its_loss_scale(stage1: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     train(stage1.workspace, 1, stage1.config, fresh=True, precision="fp16")
     whole, last = outcome(stage1.workspace, 1), checkpoint(stage1.workspace, 1, "last")
     assert last.scaler["scale"] < 65536

@@ -134,7 +134,7 @@ def test_too_few_images_for_the_papers_splits_are_a_data_error(tmp_path: Path) -
         read_coco(make_coco(tmp_path), splits="paper", seed=0)
 
 
-def test_photos_that_are_not_where_they_are_listed_are_counted_in_a_line_a_kind(tmp_path: Path) -> None:
+def test_missing_photos_are_counted_in_one_line_per_kind(tmp_path: Path) -> None:
     root = make_coco(tmp_path)
     paths = [root / coco_name(number, split) for number, split in numbered()]
     paths[0].unlink()

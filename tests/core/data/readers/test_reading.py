@@ -140,7 +140,7 @@ def test_a_caption_with_a_lone_surrogate_is_a_data_error() -> None:
         group_captions(rows(("a", "\ud800")), images={"a"}, place="here", skips=Skips())
 
 
-def test_nothing_left_is_a_data_error_that_says_what_was_skipped(tmp_path: Path) -> None:
+def test_a_data_set_whose_rows_are_all_skipped_is_an_error_that_says_why(tmp_path: Path) -> None:
     skips = Skips()
     skips.add("empty captions", "f:1")
     with pytest.raises(DataError, match=r"no image with a caption is left .*empty captions: 1 \(first: f:1\)"):
