@@ -134,12 +134,15 @@ class Model:
     def encode_text(self, sentences: Sequence[str]) -> Array:
         """Embed sentences, summed over their placements: `(sentences, dim)` float32, L2-normalised.
 
-        Words that the model does not know are dropped, as in training, and named in a warning.
+        Words that the model does not know are dropped, as in training, and named in a warning; for a single sentence,
+        with the known words nearest to them in spelling.
 
         Raises:
             QueryError: the model knows no word of a sentence.
         """
-        token_ids, _ = pack_token_ids([self._token_ids(text) for text in sentences], self.config.text.max_words)
+        token_ids, _ = pack_token_ids(
+            [self._token_ids(text, suggest=len(sentences) == 1) for text in sentences], self.config.text.max_words
+        )
         embed = self.text_engine or self._embed_token_ids
         parts = [embed(token_ids[start : start + _SENTENCES]) for start in range(0, len(token_ids), _SENTENCES)]
         return np.concatenate([np.empty((0, self.dim), np.float32), *parts])
@@ -157,11 +160,15 @@ class Model:
         """Whether at least one word of the sentence is known."""
         return bool(self.vocabulary.token_ids(tokenize(sentence, lowercase=self.vocabulary.lowercase)))
 
-    def _token_ids(self, sentence: str) -> list[int]:
+    def _token_ids(self, sentence: str, *, suggest: bool) -> list[int]:
         vocabulary, words = self.vocabulary, self.config.text.max_words
         tokens = tokenize(sentence, lowercase=vocabulary.lowercase)
         ids = vocabulary.token_ids(tokens)
-        unknown = [token for token in tokens if not vocabulary.token_ids([token])]
+        unknown = [token for token in tokens if token not in vocabulary]
+        if suggest:
+            unknown = [
+                f"{word} (known: {', '.join(near)})" if (near := vocabulary.near(word)) else word for word in unknown
+            ]
         if not ids:
             named = f" ({', '.join(unknown)})" if unknown else ""
             raise QueryError(

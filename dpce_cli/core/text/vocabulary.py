@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections import Counter
@@ -40,6 +41,14 @@ class Vocabulary:
 
     def __contains__(self, word: str) -> bool:
         return word in self._id_of_word
+
+    def near(self, word: str) -> list[str]:
+        """Up to three known words with nearly the same spelling, such as the singular of a plural, the nearest first.
+
+        >>> Vocabulary(("boat", "a", "coat", "dog"), lowercase=True).near("boats")
+        ['boat']
+        """
+        return difflib.get_close_matches(word, self.words, n=3, cutoff=0.75)
 
     def token_ids(self, tokens: Sequence[str]) -> list[int]:
         """The ids of `tokens` in order; unknown words are dropped (Zheng et al. 2020, section 3.2)."""

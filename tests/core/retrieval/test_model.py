@@ -118,3 +118,13 @@ def test_a_whole_photo_is_embedded_where_the_model_is_tested_on_it(model: Checkp
 def test_a_photo_that_cannot_be_read_is_refused(model: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing\.png: cannot be read \(No such file or directory\)"):
         embed_photo(model, tmp_path / "missing.png")
+
+
+def test_an_unknown_word_is_named_with_the_known_words_of_nearly_the_same_spelling(model: Model) -> None:
+    word = max(model.vocabulary.words, key=len)
+    reporter = Recorder()
+    embed_sentence(model, f"{word} {word}s", reporter)
+    (warning,) = reporter.warnings
+    assert warning.startswith(f"unknown words are ignored: {word}s (known: {word}")
+    with pytest.raises(QueryError, match=rf"knows none of its words \({word}s \(known: {word}"):
+        embed_sentence(model, f"{word}s", reporter)
