@@ -25,6 +25,7 @@ from dpce_cli.commands.index import index
 from dpce_cli.commands.plan import plan
 from dpce_cli.commands.prepare_vocab import prepare_vocab
 from dpce_cli.commands.retrieve import retrieve
+from dpce_cli.commands.serve import serve
 from dpce_cli.commands.teach import teach
 from dpce_cli.commands.train_stage1 import train_stage1
 from dpce_cli.commands.train_stage2 import train_stage2
@@ -91,6 +92,7 @@ for name, command in (
     ("encode", encode),
     ("index", index),
     ("galleries", galleries),
+    ("serve", serve),
     ("teach", teach),
 ):
     app.command(name, cls=_Command)(command)

@@ -30,6 +30,7 @@ COMMANDS = [
     "encode",
     "index",
     "galleries",
+    "serve",
     "teach",
 ]
 

@@ -120,7 +120,7 @@ def test_a_photo_that_cannot_be_read_is_refused(model: Checkpoint, tmp_path: Pat
         embed_photo(model, tmp_path / "missing.png")
 
 
-def test_an_unknown_word_is_named_with_the_known_words_of_nearly_the_same_spelling(model: Model) -> None:
+def test_an_unknown_word_is_named_with_the_known_words_of_nearly_the_same_spelling(model: Checkpoint) -> None:
     word = max(model.vocabulary.words, key=len)
     reporter = Recorder()
     embed_sentence(model, f"{word} {word}s", reporter)

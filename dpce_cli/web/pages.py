@@ -1,0 +1,227 @@
+"""What the page asks for: galleries, searches, and photos of the galleries."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import io
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from dpce_cli.core.errors import DataError, DpceError
+from dpce_cli.core.galleries.gallery import Gallery, about_gallery, gallery_states, open_gallery
+from dpce_cli.core.progress import Reporter
+from dpce_cli.core.retrieval.combining import parse_term
+from dpce_cli.core.retrieval.hits import Hit
+from dpce_cli.core.retrieval.thumbnails import Thumbnails
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_STATIC = Path(__file__).parent / "static"
+_MOST_UPLOAD = 30 * 2**20
+_UPLOAD_SECONDS = 60
+_MOST_HITS = 1000
+_SIZES = {"small": 400, "large": 1600}
+_SHOWN_PROBLEMS = 20
+
+
+class Notes(Reporter):
+    """Keeps the warnings of a search, such as unknown words, for the page."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+class Searches:
+    """Searches in galleries, one at a time: each keeps all cores busy for some milliseconds.
+
+    Args:
+        galleries: by name; each of photos or sentences.
+        notes: the reporter of the galleries' models.
+    """
+
+    def __init__(self, galleries: Mapping[str, Gallery], notes: Notes) -> None:
+        self.galleries, self.notes, self._lock = galleries, notes, threading.Lock()
+
+    def gallery(self, name: str) -> Gallery:
+        if name not in self.galleries:
+            raise HTTPException(404, f"there is no gallery {name!r} on this page")
+        return self.galleries[name]
+
+    def search(self, request: Request, upload: Image.Image | None) -> dict[str, Any]:
+        asked = request.query_params
+        gallery = self.gallery(asked.get("gallery", ""))
+        first, count = (_number(asked.get(name, usual)) for name, usual in (("first", "0"), ("count", "60")))
+        if first + count > _MOST_HITS:
+            raise HTTPException(400, f"the page shows at most {_MOST_HITS:,} results")
+        like = asked.get("like")
+        query = upload or (photo_of(gallery, like) if like else asked.get("text", "").strip())
+        if isinstance(query, str) and not query:
+            raise HTTPException(400, "describe a photo, or drop one on the page")
+        terms = [parse_term(text, is_minus=False) for text in asked.getlist("plus")]
+        terms += [parse_term(text, is_minus=True) for text in asked.getlist("minus")]
+        if any(isinstance(term.what, Path) for term in terms):
+            raise HTTPException(400, "terms of the page are sentences")
+        if about_gallery(gallery.folder).fingerprint != gallery.about.fingerprint:
+            raise HTTPException(409, "the gallery has another model now; stop dpce serve and start it again")
+        with self._lock:
+            self.notes.warnings.clear()
+            hits = gallery.search(query, first + count, terms)
+            notes = list(dict.fromkeys(self.notes.warnings))
+        with closing(open_gallery(gallery.folder)) as catalogue:
+            roots = catalogue.roots()
+        return {"kind": gallery.answers(None), "notes": notes, "hits": [_shown(hit, roots) for hit in hits[first:]]}
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or len(text) > 6:
+        raise HTTPException(400, f"{text!r} is no number of results")
+    return int(text)
+
+
+def _shown(hit: Hit, roots: Mapping[Path, int]) -> dict[str, Any]:
+    """A hit for the page. The key of a photo is the number of its root, and its path in the root."""
+    path = Path(hit.path)
+    root = next((root for root in roots if path.is_relative_to(root)), None)
+    key = "" if root is None else f"{roots[root]}.{_encoded(os.fsencode(path.relative_to(root)))}"
+    return {
+        "rank": hit.rank,
+        "score": round(hit.score, 4),
+        "relevance": hit.relevance,
+        "caption": hit.caption,
+        "key": "" if hit.caption else key,
+        "name": path.name.encode("utf-8", "replace").decode(),
+        "path": str(path).encode("utf-8", "replace").decode(),
+        "date": (hit.date or "").replace("T", " "),
+    }
+
+
+def _encoded(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).decode().rstrip("=")
+
+
+def photo_of(gallery: Gallery, key: str) -> Path:
+    """The photo that a key names, if the gallery has it and it is inside its root, links followed.
+
+    Raises:
+        HTTPException: it is not so.
+    """
+    number, _, text = key.partition(".")
+    try:
+        path = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        path = b""
+    with closing(open_gallery(gallery.folder)) as catalogue, catalogue.snapshot() as database:
+        known = (
+            number.isdecimal()
+            and database.execute(
+                "SELECT roots.path FROM items JOIN roots ON roots.id = root WHERE root = ? AND items.path = ?",
+                (int(number[:9]), path),
+            ).fetchone()
+        )
+    if not known or gallery.about.kind != "photos":
+        raise HTTPException(404, "the gallery has no such photo")
+    root = Path(os.fsdecode(known[0]))
+    photo = (root / os.fsdecode(path)).resolve()
+    if not photo.is_relative_to(root.resolve()):
+        raise HTTPException(404, "the photo is outside of the gallery's folder")
+    if not photo.is_file():
+        raise HTTPException(410, "the photo is no longer there")
+    return photo
+
+
+def build_app(searches: Searches, galleries_folder: Path) -> Starlette:
+    """The page over some galleries. `safety.Guard` must stand before it."""
+
+    def state(request: Request) -> JSONResponse:
+        shown = []
+        for one in gallery_states(galleries_folder):
+            if one.name in searches.galleries:
+                problems = [{"path": visible, "reason": reason} for visible, reason in one.problems[:_SHOWN_PROBLEMS]]
+                shown.append(
+                    {"name": one.name, "kind": one.kind, "items": one.items, "pending": one.pending,
+                     "problems": len(one.problems), "first_problems": problems}
+                )  # fmt: skip
+        return JSONResponse({"galleries": shown})
+
+    async def search(request: Request) -> JSONResponse:
+        upload = await _uploaded(request) if request.method == "POST" else None
+        return JSONResponse(await run_in_threadpool(searches.search, request, upload))
+
+    def photo(request: Request) -> Response:
+        size = _SIZES.get(request.path_params["size"])
+        gallery = searches.gallery(request.path_params["gallery"])
+        path = photo_of(gallery, request.path_params["key"])
+        if size is None:
+            raise HTTPException(404, "photos have the sizes small and large")
+        shown = Thumbnails(Reporter()).read(path, size)
+        if isinstance(shown, str):
+            raise HTTPException(410, shown)
+        file = io.BytesIO()
+        shown.save(file, "JPEG", quality=85)
+        return Response(file.getvalue(), media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})
+
+    def page(request: Request) -> FileResponse:
+        return FileResponse(_STATIC / "index.html")
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/state", state),
+            Route("/search", search, methods=["GET", "POST"]),
+            Route("/photo/{gallery}/{size}/{key}", photo),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+        ],
+        exception_handlers={DpceError: _refused, HTTPException: _refused},
+    )
+
+
+async def _uploaded(request: Request) -> Image.Image:
+    """The photo in the body of a request."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_UPLOAD_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > _MOST_UPLOAD:
+                    raise HTTPException(413, f"the photo has more than {_MOST_UPLOAD // 2**20} MiB; use a smaller copy")
+                parts.append(part)
+    except TimeoutError:
+        raise HTTPException(408, "the photo took too long to arrive; send it again") from None
+    return await run_in_threadpool(_decoded, b"".join(parts))
+
+
+def _decoded(photo: bytes) -> Image.Image:
+    from dpce_cli.core.data.images import load_image
+
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(photo)
+        file.flush()
+        try:
+            return load_image(Path(file.name))
+        except DataError as error:
+            raise HTTPException(400, f"the photo {str(error).removeprefix(f'{file.name}: ')}") from error
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 400
+    text = str(error.detail) if isinstance(error, HTTPException) else str(error)
+    return PlainTextResponse(text, status)

@@ -1,0 +1,194 @@
+"use strict";
+// The address of the page holds the search: it can be kept, shared and gone back to. A dropped photo is not kept.
+const $ = (selector) => document.querySelector(selector);
+const COUNT = 60;
+let hits = [], shown = -1, upload = null, latest = 0;
+
+const address = () => new URLSearchParams(location.search);
+
+function go(change) {
+  const next = address();
+  for (const [key, value] of Object.entries(change)) {
+    next.delete(key);
+    for (const one of [value].flat()) if (one) next.append(key, one);
+  }
+  history.pushState(null, "", "?" + next);
+  show();
+}
+
+async function show() {
+  const asked = address();
+  $("#text").value = asked.get("text") || "";
+  $("#gallery").value = asked.get("gallery") || $("#gallery").value;
+  $("#sure").value = asked.get("sure") || 0;
+  $("#percent").value = $("#sure").value + " %";
+  chips(asked);
+  hits = [];
+  $("#hits").replaceChildren();
+  $("#more").hidden = true;
+  if (!upload && !asked.get("text") && !asked.get("like")) {
+    say("");
+    return;
+  }
+  await load();
+}
+
+function chips(asked) {
+  const all = ["plus", "minus"].flatMap((kind) => asked.getAll(kind).map((text) => [kind, text]));
+  if (asked.get("like")) all.unshift(["like", "photos like one"]);
+  $("#chips").replaceChildren(...all.map(([kind, text]) => {
+    const item = document.createElement("li"), button = document.createElement("button");
+    button.type = "button";
+    button.textContent = { plus: "+ ", minus: "− ", like: "" }[kind] + text + " ✕";
+    button.setAttribute("aria-label", `Remove the term ${text}`);
+    button.onclick = () => go({ [kind]: kind === "like" ? "" : address().getAll(kind).filter((one) => one !== text) });
+    item.append(button);
+    return item;
+  }));
+}
+
+async function load() {
+  const mine = ++latest, asked = address();
+  asked.set("gallery", $("#gallery").value);
+  asked.set("first", hits.length);
+  asked.set("count", COUNT);
+  say("Searching…");
+  let answer;
+  try {
+    answer = await fetch("/search?" + asked, upload ? { method: "POST", body: upload } : {});
+  } catch {
+    return say("The server does not answer. Is dpce serve still running?");
+  }
+  if (mine !== latest) return;
+  if (!answer.ok) return say(await answer.text());
+  const found = await answer.json(), sure = Number($("#sure").value) / 100;
+  $(".sure").hidden = !found.hits.some((hit) => hit.relevance !== null) && !hits.length;
+  const fresh = found.hits.filter((hit) => hit.relevance === null || hit.relevance >= sure);
+  const start = hits.length;
+  hits.push(...fresh);
+  $("#hits").append(...fresh.map((hit, index) => tile(hit, start + index)));
+  $("#more").hidden = fresh.length < COUNT;
+  const what = found.kind === "photos" ? "photos" : "sentences";
+  const none = found.hits.length ? `Nothing found that is at least ${$("#sure").value} % sure; the best is ${percent(found.hits[0])}.` : "Nothing found.";
+  say([hits.length ? `${hits.length} ${what}` : none, ...found.notes].join(" · "));
+}
+
+const percent = (hit) => (hit.relevance === null ? "" : Math.round(100 * hit.relevance) + " %");
+
+function tile(hit, index) {
+  const item = document.createElement("li");
+  if (hit.caption) {
+    item.className = "sentence";
+    item.textContent = `${hit.caption} ${percent(hit)}`;
+    return item;
+  }
+  const button = document.createElement("button"), image = document.createElement("img"), mark = document.createElement("span");
+  button.type = "button";
+  button.setAttribute("aria-label", `${hit.rank}: ${hit.name} ${percent(hit)}`);
+  button.onclick = () => open(index);
+  image.loading = "lazy";
+  image.alt = "";
+  image.src = source(hit, "small");
+  image.onerror = () => {
+    const failed = document.createElement("span");
+    failed.className = "failed";
+    failed.textContent = `${hit.name} cannot be shown`;
+    image.replaceWith(failed);
+  };
+  mark.className = "percent";
+  mark.textContent = percent(hit);
+  button.append(image);
+  if (mark.textContent) button.append(mark);
+  item.append(button);
+  return item;
+}
+
+const source = (hit, size) => `/photo/${encodeURIComponent($("#gallery").value)}/${size}/${hit.key}`;
+
+function open(index) {
+  if (index < 0 || index >= hits.length) return;
+  shown = index;
+  const hit = hits[index], dialog = $("#large");
+  dialog.querySelector("img").src = source(hit, "large");
+  dialog.querySelector("img").alt = hit.name;
+  dialog.querySelector(".name").textContent = [hit.name, hit.date, percent(hit)].filter(Boolean).join(" · ");
+  dialog.querySelector(".path").textContent = hit.path;
+  if (!dialog.open) dialog.showModal();
+}
+
+const say = (text) => { $("#status").textContent = text; };
+
+function search(photo) {
+  upload = photo;
+  if (photo) go({ text: "", like: "" });
+}
+
+$("#ask").onsubmit = (event) => {
+  event.preventDefault();
+  upload = null;
+  go({ text: $("#text").value.trim(), like: "", gallery: $("#gallery").value });
+};
+$("#terms").onsubmit = (event) => {
+  event.preventDefault();
+  const kind = event.submitter && event.submitter.name === "minus" ? "minus" : "plus", text = $("#term").value.trim();
+  if (!text) return;
+  $("#term").value = "";
+  go({ [kind]: [...address().getAll(kind), text] });
+};
+$("#gallery").onchange = () => go({ gallery: $("#gallery").value, like: "" });
+$("#sure").oninput = () => { $("#percent").value = $("#sure").value + " %"; };
+$("#sure").onchange = () => go({ sure: $("#sure").value === "0" ? "" : $("#sure").value });
+$("#more button").onclick = load;
+$("#file").onchange = () => { if ($("#file").files.length) search($("#file").files[0]); };
+$("#large").onclick = (event) => {
+  const name = event.target.name;
+  if (event.target === $("#large") || name === "close") $("#large").close();
+  if (name === "before") open(shown - 1);
+  if (name === "after") open(shown + 1);
+  if (name === "copy") navigator.clipboard.writeText(hits[shown].path).then(() => { event.target.textContent = "Copied"; });
+  if (name === "like") {
+    const key = hits[shown].key;
+    upload = null;
+    $("#large").close();
+    go({ like: key, text: "" });
+  }
+};
+$("#large").onkeydown = (event) => {
+  if (event.key === "ArrowLeft") open(shown - 1);
+  if (event.key === "ArrowRight") open(shown + 1);
+};
+$("#large").onclose = () => {
+  $("#large button[name=copy]").textContent = "Copy path";
+  const opener = $("#hits").children[shown];
+  if (opener) opener.querySelector("button")?.focus();
+};
+document.ondragover = (event) => { event.preventDefault(); document.body.classList.add("over"); };
+document.ondragleave = () => document.body.classList.remove("over");
+document.ondrop = (event) => {
+  event.preventDefault();
+  document.body.classList.remove("over");
+  if (event.dataTransfer.files.length) search(event.dataTransfer.files[0]);
+};
+document.onpaste = (event) => { if (event.clipboardData.files.length) search(event.clipboardData.files[0]); };
+window.onpopstate = () => { upload = null; $("#large").close(); show(); };
+
+async function state() {
+  const { galleries } = await (await fetch("/state")).json();
+  const select = $("#gallery"), names = galleries.map((one) => one.name);
+  if ([...select.options].map((option) => option.value).join() !== names.join()) {
+    const chosen = address().get("gallery") || names[0];
+    select.replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
+  }
+  $("#state").textContent = galleries.map((one) => [
+    `${one.name}: ${one.items.toLocaleString()} ${one.kind}`,
+    one.pending ? `${one.pending.toLocaleString()} are still being indexed` : "",
+    one.problems ? `${one.problems.toLocaleString()} cannot be read, the first because: ${one.first_problems[0].reason}` : "",
+  ].filter(Boolean).join(", ")).join(" · ");
+  return galleries.some((one) => one.pending);
+}
+
+async function watch() {
+  const isBusy = await state().catch(() => true);
+  setTimeout(watch, isBusy ? 3000 : 30000);
+}
+watch().then(show);

@@ -1,0 +1,112 @@
+"""The page in a real browser: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from playwright.sync_api import Page, expect, sync_playwright
+
+from dpce_cli.core.galleries.gallery import Gallery
+from dpce_cli.web.pages import Notes, Searches, build_app
+from dpce_cli.web.safety import Guard
+from tests.core.galleries.conftest import Place
+from tests.web.test_pages import HOSTILE, PhotoModel
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """Of the page over a gallery of three photos."""
+    place = Place(tmp_path)
+    for name, colour in (("red.png", (255, 0, 0)), ("blue.png", (0, 0, 255)), (HOSTILE, (0, 255, 0))):
+        place.add(name, colour)
+    place.index()
+    searches = Searches({"photos": Gallery(place.gallery, PhotoModel().as_model())}, Notes())
+    listening = socket.create_server(("127.0.0.1", 0))
+    host = f"127.0.0.1:{listening.getsockname()[1]}"
+    app = Guard(build_app(searches, place.gallery.parent), hosts=frozenset({host}), token="")
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://{host}/"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def page(address: str) -> Iterator[Page]:
+    if CHROMIUM is None:
+        if "CI" in os.environ:
+            pytest.fail("Chromium is missing; .ci/run installs it")
+        pytest.skip("needs Chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
+        page.goto(address)
+        yield page
+        browser.close()
+        assert problems == []
+
+
+def test_a_person_searches_looks_and_goes_back_with_the_keyboard_alone(page: Page) -> None:
+    page.keyboard.type("red")  # the box has the focus
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_have_text("3 photos")
+    first = page.locator("#hits button").first
+    expect(first).to_have_accessible_name("1: red.png")
+    assert "text=red" in page.url
+
+    first.focus()
+    page.keyboard.press("Enter")
+    large = page.get_by_role("dialog", name="Photo")
+    expect(large.locator(".name")).to_have_text("red.png")
+    page.keyboard.press("ArrowRight")
+    expect(large.locator(".name")).not_to_have_text("red.png")
+    page.keyboard.press("ArrowLeft")
+    expect(large.locator("img")).to_have_js_property("complete", value=True)
+    page.keyboard.press("Escape")
+    expect(large).to_be_hidden()
+    expect(first).to_be_focused()
+
+    page.locator("#text").fill("blue")
+    page.keyboard.press("Enter")
+    expect(page.locator("#hits button").first).to_have_accessible_name("1: blue.png")
+    page.go_back()
+    expect(page.locator("#text")).to_have_value("red")
+    expect(page.locator("#hits button").first).to_have_accessible_name("1: red.png")
+
+
+def test_terms_photos_like_one_and_a_shared_address(page: Page) -> None:
+    page.goto(page.url.split("?")[0] + "?text=green")
+    expect(page.locator("#hits button").first).to_have_accessible_name(f"1: {HOSTILE}")
+    page.locator("#term").fill("3:blue")
+    page.get_by_label("Photos should show this, too").click()
+    expect(page.locator("#hits button").first).to_have_accessible_name("1: blue.png")
+    page.get_by_label("Remove the term 3:blue").click()
+    expect(page.locator("#hits button").first).to_have_accessible_name(f"1: {HOSTILE}")
+
+    page.locator("#hits button").nth(1).click()
+    name = page.locator("#large .name").inner_text()
+    page.get_by_role("button", name="More like this").click()
+    expect(page.locator("#hits button").first).to_have_accessible_name(f"1: {name}")
+
+
+def test_a_chosen_photo_finds_photos_at_a_phones_width(page: Page, tmp_path: Path) -> None:
+    page.locator("#file").set_input_files(tmp_path / "photos" / "blue.png")
+    expect(page.locator("#hits button").first).to_have_accessible_name("1: blue.png")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
