@@ -119,7 +119,7 @@ def test_the_end_of_another_process_is_an_error_of_the_user(group: list[str]) ->
 
 
 def test_each_process_uses_memory_of_its_own_gpu_only(group: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    used, current = list[str](), list[torch.device]()
+    used, current = list[str](), list[str]()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.setattr(torch, "empty", lambda size, device: used.append(device))
@@ -127,7 +127,7 @@ def test_each_process_uses_memory_of_its_own_gpu_only(group: list[str], monkeypa
         with process_group(name) as device:
             assert device == torch.device("cuda:3")
     assert used == ["cuda:3"] * 2
-    assert current == [torch.device("cuda:3")] * 2
+    assert current == ["cuda:3"] * 2
     assert set(group) == {"cpu:gloo,cuda:nccl", "destroyed"}
     with pytest.raises(ConfigError, match=r"--device cuda:1: each of several processes has its own GPU"):
         fail(AssertionError(), "cuda:1")
