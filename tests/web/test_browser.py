@@ -55,6 +55,7 @@ def page(address: str) -> Iterator[Page]:
         page = browser.new_page(viewport={"width": 390, "height": 800})
         problems: list[str] = []
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("response", lambda answer: problems.append(f"{answer.status} {answer.url}") if not answer.ok else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
         page.goto(address)

@@ -48,7 +48,9 @@ function chips(asked) {
 }
 
 async function load() {
-  const mine = ++latest, asked = address();
+  const mine = ++latest;
+  await ready;
+  const asked = address();
   asked.set("gallery", $("#gallery").value);
   asked.set("first", hits.length);
   asked.set("count", COUNT);
@@ -191,4 +193,5 @@ async function watch() {
   const isBusy = await state().catch(() => true);
   setTimeout(watch, isBusy ? 3000 : 30000);
 }
-watch().then(show);
+const ready = watch();
+if (location.search) ready.then(show); // else the person may be typing already
