@@ -92,7 +92,7 @@ def train_stage1(
         if backbone or backbone_weights:
             raise ConfigError("--from MODEL brings its image CNN; leave out --backbone and --backbone-weights")
         model = find_model(start, workspace, reporter=build_reporter())
-        base = config_to_continue(base, model)
+        base = config_to_continue(base, model, feature_cache=options.feature_cache)
     config = base.with_settings(
         [*options.settings, *(f"{key}={value}" for key, value in named.items() if value is not None)]
     )

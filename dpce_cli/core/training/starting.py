@@ -27,14 +27,17 @@ from dpce_cli.core.workspace.dataset import PreparedDataset
 _PHOTOS = 256
 
 
-def config_to_continue(config: Config, start: Model) -> Config:
+def config_to_continue(config: Config, start: Model, *, feature_cache: bool) -> Config:
     """`config` with everything that decides what the weights of `start` mean: its photos, words and sizes.
 
-    The other settings of Stage I stay, but the image CNN is frozen, and so are the classes, which begin at the photos'
-    embeddings: with classes that learn, too, the encoders followed them and forgot what they knew.
+    The other settings of Stage I stay, but the image CNN is frozen, and so are the classes, if they begin at the photos'
+    embeddings (see `start_classes_at_photos`): with classes that learn, too, the encoders followed them and forgot what
+    they knew.
     """
-    fixed = replace(config.stage1.multipliers, backbone=0.0, backbone_bias=0.0, classifier=0.0, classifier_bias=0.0)
-    stage1 = replace(config.stage1, multipliers=fixed)
+    multipliers = replace(config.stage1.multipliers, backbone=0.0, backbone_bias=0.0)
+    if feature_cache and start.config.model.classifier_scale:
+        multipliers = replace(multipliers, classifier=0.0, classifier_bias=0.0)
+    stage1 = replace(config.stage1, multipliers=multipliers)
     text = replace(config.text, max_words=start.config.text.max_words, lowercase=start.vocabulary.lowercase)
     return replace(config, image=start.config.image, text=text, model=start.config.model, stage1=stage1)
 
@@ -102,7 +105,7 @@ def start_classes_at_photos(model: DualEncoder, training_set: TrainingSet) -> No
     """Set the weights of each class to the mean direction of its photos' embeddings (Qi et al. 2018, imprinting).
 
     With random weights, the first steps would move what the encoders have learnt towards them. Needs cached features of
-    the photos; without them, the weights stay random.
+    the photos and cosines in the classifier; without them, the weights stay random, and learn.
 
     Qi et al.: Low-Shot Learning with Imprinted Weights, CVPR 2018.
     """

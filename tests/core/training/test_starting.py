@@ -41,7 +41,7 @@ def test_known_words_keep_their_rows_and_new_ones_come_after_them(
     start: Model, new_data: tuple[Workspace, PreparedDataset]
 ) -> None:
     _, dataset = new_data
-    config = config_to_continue(dataset.config, start)
+    config = config_to_continue(dataset.config, start, feature_cache=True)
     model, words = model_to_continue(start, dataset, config, None)
     known = len(start.vocabulary)
     assert words.vocabulary.words[:known] == start.vocabulary.words
@@ -66,7 +66,9 @@ def test_a_new_word_with_a_vector_gets_the_mapped_row(
     )  # fmt: skip
     if len(rows) <= rows.shape[1]:
         pytest.skip("the tiny model has fewer words than a row has numbers")
-    model, words = model_to_continue(start, dataset, config_to_continue(dataset.config, start), vectors)
+    model, words = model_to_continue(
+        start, dataset, config_to_continue(dataset.config, start, feature_cache=True), vectors
+    )
     row = model.state_dict()[ROWS][words.vocabulary.token_ids(["rex"])[0]].numpy()
     assert np.corrcoef(row, own[-1])[0, 1] > 0.9
 
@@ -75,7 +77,9 @@ def test_training_begins_with_the_model_and_resumes_only_with_it(
     start: Model, new_data: tuple[Workspace, PreparedDataset], tmp_path: Path
 ) -> None:
     workspace, dataset = new_data
-    config = config_to_continue(dataset.config, start).with_settings(["stage1.learning_rate=0.000000001"])
+    config = config_to_continue(dataset.config, start, feature_cache=True).with_settings(
+        ["stage1.learning_rate=0.000000001"]
+    )
     train_stage1(workspace, dataset, config, None, OPTIONS, Reporter(), start=start)
     trained = checkpoint(workspace, 1, "last")
     assert trained.parent == start.fingerprint
@@ -90,6 +94,16 @@ def test_settings_that_the_weights_do_not_fit_are_refused(
     start: Model, new_data: tuple[Workspace, PreparedDataset]
 ) -> None:
     _, dataset = new_data
-    config = config_to_continue(dataset.config, start).with_settings(["model.embedding_dim=7"])
+    config = config_to_continue(dataset.config, start, feature_cache=True).with_settings(["model.embedding_dim=7"])
     with pytest.raises(ConfigError, match=r"its weights do not fit these settings .*leave out --set"):
         model_to_continue(start, dataset, config, None)
+
+
+def test_classes_learn_where_they_cannot_begin_at_the_photos(
+    start: Model, new_data: tuple[Workspace, PreparedDataset]
+) -> None:
+    _, dataset = new_data
+    assert config_to_continue(dataset.config, start, feature_cache=True).stage1.multipliers.classifier == 0
+    assert config_to_continue(dataset.config, start, feature_cache=False).stage1.multipliers.classifier > 0
+    products = replace(start, config=start.config.with_settings(["model.classifier_scale=0"]))
+    assert config_to_continue(dataset.config, products, feature_cache=True).stage1.multipliers.classifier > 0
