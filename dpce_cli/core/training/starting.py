@@ -30,9 +30,9 @@ _PHOTOS = 256
 def config_to_continue(config: Config, start: Model, *, feature_cache: bool) -> Config:
     """`config` with everything that decides what the weights of `start` mean: its photos, words and sizes.
 
-    The other settings of Stage I stay, but the image CNN is frozen, and so are the classes, if they begin at the photos'
-    embeddings (see `start_classes_at_photos`): with classes that learn, too, the encoders followed them and forgot what
-    they knew.
+    The other settings of Stage I stay, but the image CNN is frozen, and so are the classes, if they begin at the
+    photos' embeddings (see `start_classes_at_photos`): with classes that learn, too, the encoders followed them and
+    forgot what they knew.
     """
     multipliers = replace(config.stage1.multipliers, backbone=0.0, backbone_bias=0.0)
     if feature_cache and start.config.model.classifier_scale:
