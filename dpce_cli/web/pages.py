@@ -23,7 +23,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from dpce_cli.core.errors import DataError, DpceError
-from dpce_cli.core.galleries.gallery import Gallery, about_gallery, gallery_states, open_gallery
+from dpce_cli.core.galleries.gallery import Gallery, can_search, gallery_states, open_gallery
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.combining import parse_term
 from dpce_cli.core.retrieval.hits import Hit
@@ -80,14 +80,14 @@ class Searches:
         terms += [parse_term(text, is_minus=True) for text in asked.getlist("minus")]
         if any(isinstance(term.what, Path) for term in terms):
             raise HTTPException(400, "terms of the page are sentences")
-        if about_gallery(gallery.folder).fingerprint != gallery.about.fingerprint:
+        with closing(open_gallery(gallery.folder)) as catalogue:
+            about, roots = catalogue.about, catalogue.roots()
+        if not can_search(about, gallery.model):
             raise HTTPException(409, "the gallery has another model now; stop dpce serve and start it again")
         with self._lock:
             self.notes.warnings.clear()
             hits = gallery.search(query, first + count, terms)
             notes = list(dict.fromkeys(self.notes.warnings))
-        with closing(open_gallery(gallery.folder)) as catalogue:
-            roots = catalogue.roots()
         return {"kind": gallery.answers(None), "notes": notes, "hits": [_shown(hit, roots) for hit in hits[first:]]}
 
 

@@ -113,12 +113,10 @@ def _unknown(name: str, known: list[str], instead: str) -> str:
 
 def _build_on_default_device(build: Callable[[], nn.Module]) -> nn.Module:
     """Some of torchvision's models (RegNet) compute their sizes with tensors, which the meta device cannot."""
-    device = torch.get_default_device()
-    if device.type != "meta":
-        return build()
     try:
         return build()
     except NotImplementedError:
+        device = torch.get_default_device()
         with torch.device("cpu"):
             return build().to(device)
 

@@ -76,12 +76,14 @@ def combined(model: Model, query: Vector, terms: Sequence[Term], *, is_photo: bo
     """
     total = query.astype(np.float64)
     for term in terms:
-        is_sentence = isinstance(term.what, str)
-        (embedding,) = (
-            model.encode_text([term.what]) if isinstance(term.what, str) else model.encode_images([term.what])
-        )
-        usual = MINUS_WEIGHT if term.is_minus else SENTENCE_TO_PHOTO if is_photo and is_sentence else 1.0
-        total += (-1 if term.is_minus else 1) * (term.weight or usual) * embedding
+        if isinstance(term.what, str):
+            (embedding,), usual = model.encode_text([term.what]), SENTENCE_TO_PHOTO if is_photo else 1.0
+        else:
+            (embedding,), usual = model.encode_images([term.what]), 1.0
+        if term.is_minus:
+            total -= (term.weight or MINUS_WEIGHT) * embedding
+        else:
+            total += (term.weight or usual) * embedding
     length = float(np.linalg.norm(total))
     if length < 1e-6:
         raise QueryError("the terms take away all of the query; use other terms or smaller weights")

@@ -54,7 +54,7 @@ def measure_details(model: Model, store: FeatureStore, kinds: Kinds) -> dict[str
     captions = [_known_words(model, caption) for caption in store.captions]
     measured = dict[str, DetailAccuracy | None]()
     for kind, groups in kinds.items():
-        known = [[word for word in group if model.vocabulary.token_ids([word])] for group in groups]
+        known = [[word for word in group if word in model.vocabulary] for group in groups]
         swaps = swap_details(captions, known)
         if not swaps:
             measured[kind] = None
@@ -70,7 +70,7 @@ def measure_details(model: Model, store: FeatureStore, kinds: Kinds) -> dict[str
 def _known_words(model: Model, caption: str) -> list[str]:
     """What the model reads of a caption."""
     words = tokenize(caption, lowercase=model.vocabulary.lowercase)
-    return [word for word in words if model.vocabulary.token_ids([word])][: model.config.text.max_words]
+    return [word for word in words if word in model.vocabulary][: model.config.text.max_words]
 
 
 def swap_details(captions: Sequence[Sequence[str]], groups: Sequence[Sequence[str]]) -> list[Swap]:

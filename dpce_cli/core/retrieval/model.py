@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -35,6 +35,8 @@ Array = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 TextEngine = Callable[[np.ndarray[tuple[int, int], np.dtype[np.int32]]], Array]
 
 _ENCODERS = ("image_encoder.", "text_encoder.")
+WORDS = "text_encoder.words.weight"
+"""Key of the words' rows in the state dict; row 0 is the blank position."""
 _PHOTOS, _SENTENCES = 16, 256
 
 
@@ -100,6 +102,25 @@ class Model:
         views = (image.backbone, image.resize, image.squash, image.crop, image.mirror, image.test_view)
         words = (self.vocabulary.fingerprint, self.config.text.max_words, model.position_shift)
         return hashlib.sha256(json.dumps([self.weights_id, views, words]).encode()).hexdigest()
+
+    def with_words(self, words: Sequence[str], rows: Tensor) -> Model:
+        """The model with more words; it embeds photos, and sentences without these words, exactly as before.
+
+        Args:
+            rows: `(words, word_dim)`, their rows in the text encoder's table.
+        """
+        import torch
+
+        weights = {**self.weights, WORDS: torch.cat([self.weights[WORDS], rows])}
+        made_of = self.weights_id.encode() + "\n".join(words).encode() + rows.numpy().tobytes()
+        return replace(
+            self,
+            vocabulary=Vocabulary((*self.vocabulary.words, *words), self.vocabulary.lowercase),
+            weights_id=hashlib.sha256(made_of).hexdigest(),
+            extends=(*self.extends, self.fingerprint),
+            load_weights=lambda: weights,
+            text_engine=None,
+        )
 
     @property
     def dim(self) -> int:

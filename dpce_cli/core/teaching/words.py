@@ -9,10 +9,9 @@ a class, and of others, which are only wrong answers.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 from dpce_cli.core.data.position_shift import shift_randomly
 from dpce_cli.core.losses import instance_loss
 from dpce_cli.core.progress import Reporter
-from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.retrieval.model import WORDS, Model
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.tokenizer import tokenize
 from dpce_cli.core.text.vocabulary import Vocabulary, pack_token_ids
@@ -36,7 +35,6 @@ _SCALE = 8.0
 """Of the cosines in the softmax; with 16, a name is bound too closely to its few photos."""
 _DROPPED = 0.6
 """Share of the known words that each step leaves out, so that they do not explain a photo in the name's place."""
-_WORDS = "text_encoder.words.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,7 @@ def new_words(vocabulary: Vocabulary, captions: Sequence[str], photo_of_caption:
         (word, photo)
         for caption, photo in zip(captions, photo_of_caption, strict=True)
         for word in tokenize(caption, lowercase=vocabulary.lowercase)
-        if not vocabulary.token_ids([word])
+        if word not in vocabulary
     }
     counts = Counter(word for word, _ in photos)
     ordered = sorted(counts, key=lambda word: (-counts[word], word))
@@ -93,7 +91,7 @@ def learn_words(
     ids = [vocabulary.token_ids(tokens[index]) for index in used]
     token_ids = torch.from_numpy(pack_token_ids(ids, model.config.text.max_words)[0])
     classes, weights = torch.tensor([photo_of_caption[index] for index in used]), torch.cat([photos, others])
-    encoder, known, generator = model.text_encoder, model.weights[_WORDS], generator_for(0, "words", *words)
+    encoder, known, generator = model.text_encoder, model.weights[WORDS], generator_for(0, "words", *words)
     rows = torch.zeros(len(words), model.word_dim, requires_grad=True)
     steps = _STEPS * -(-len(used) // _BATCH)
     optimizer = torch.optim.Adam([rows], lr=_LEARNING_RATE)
@@ -111,17 +109,7 @@ def learn_words(
             optimizer.step()
             schedule.step()
             advance()
-    learnt = rows.detach()
-    name = hashlib.sha256(model.weights_id.encode() + "\n".join(words).encode() + learnt.numpy().tobytes()).hexdigest()
-    state = {**model.weights, _WORDS: torch.cat([known, learnt])}
-    return replace(
-        model,
-        vocabulary=vocabulary,
-        weights_id=name,
-        extends=(*model.extends, model.fingerprint),
-        load_weights=lambda: state,
-        text_engine=None,
-    )
+    return model.with_words(words, rows.detach())
 
 
 def _without_some_words(token_ids: Tensor, known: int, generator: torch.Generator) -> Tensor:

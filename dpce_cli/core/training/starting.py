@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dpce_cli.core.config import Config
 from dpce_cli.core.errors import ConfigError, VocabularyError
 from dpce_cli.core.models.dual_encoder import DualEncoder
-from dpce_cli.core.retrieval.model import Model
+from dpce_cli.core.retrieval.model import WORDS, Model
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.expansion import mapped_rows
 from dpce_cli.core.text.vocabulary import Vocabulary
@@ -62,9 +62,9 @@ def model_to_continue(
     model.shared_classifier.keep_share()
     model.shared_classifier.reset_parameters(generator_for(config.seed, "weights"))
     weights = dict(start.weights)
-    rows = weights["text_encoder.words.weight"]
+    rows = weights[WORDS]
     added = torch.from_numpy(_new_rows(known, rows[1:].numpy(), new, word_vectors, config.seed))
-    weights["text_encoder.words.weight"] = torch.cat([rows, added])
+    weights[WORDS] = torch.cat([rows, added])
     own = model.state_dict()
     wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
     if wrong:
@@ -77,7 +77,7 @@ def words_to_continue(start: Model, dataset: PreparedDataset) -> WordTable:
     """The words of `start`, and after them the new words of the captions."""
     known = start.vocabulary
     captions = (word.lower() if known.lowercase else word for word in dataset.vocabulary.words)
-    new = [word for word in dict.fromkeys(captions) if not known.token_ids([word])]
+    new = [word for word in dict.fromkeys(captions) if word not in known]
     return WordTable(
         vocabulary=Vocabulary((*known.words, *new), known.lowercase),
         word_dim=start.word_dim,
