@@ -29,7 +29,7 @@ def import_matconvnet(
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the stage's model that is there.")] = False,
     workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
-    """Take over a network that was trained with MatConvNet.
+    """Convert a network that was trained with MatConvNet.
 
     Example: dpce import-matconvnet net-epoch-60.mat --dictionary flickr30k_dictionary.mat
     """

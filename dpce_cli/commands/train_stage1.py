@@ -60,7 +60,7 @@ def train_stage1(
     *,
     options: TrainingOptions,
 ) -> None:
-    """Stage I: train with the instance loss. Interrupted, the same command continues.
+    """Stage I: train with the instance loss. If interrupted, run it again to continue.
 
     Example: dpce train-stage1 --backbone resnet50-v1 --backbone-weights resnet50-imagenet-v1.pth
 

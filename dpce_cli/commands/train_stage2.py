@@ -24,7 +24,7 @@ def train_stage2(
     *,
     options: TrainingOptions,
 ) -> None:
-    """Stage II: add the ranking loss, from Stage I's best model. Interrupted, the same command continues.
+    """Stage II: add the ranking loss, from Stage I's best model. If interrupted, run it again to continue.
 
     Encoders and seed are those of Stage I. Only stage2.* can be set, except with --from-scratch.
 
