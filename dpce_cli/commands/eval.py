@@ -123,16 +123,15 @@ def evaluate(
 
 def _evaluate_gallery(workspace_path: Path, name: str, *, as_json: bool) -> None:
     from dpce_cli.commands.console import ConsoleReporter, print_json
-    from dpce_cli.core.galleries.gallery import Gallery, recorded_model
-    from dpce_cli.core.sharing.finding import find_model
+    from dpce_cli.core.galleries.gallery import load_gallery
     from dpce_cli.core.teaching.captions import CaptionsOfGallery
     from dpce_cli.core.teaching.evaluation import evaluate_gallery
-    from dpce_cli.core.workspace.workspace import Workspace, check_name
+    from dpce_cli.core.workspace.workspace import Workspace
 
     workspace, reporter = Workspace(workspace_path), ConsoleReporter()
-    folder = workspace.gallery_folder(check_name(name))
-    model = Gallery(folder, find_model(recorded_model(folder), workspace, reporter=reporter)).model
-    measured = evaluate_gallery(folder, model, CaptionsOfGallery(workspace.teaching_folder(name)), reporter)
+    gallery = load_gallery(workspace, name, reporter)
+    captions = CaptionsOfGallery(workspace.teaching_folder(name))
+    measured = evaluate_gallery(gallery.folder, gallery.model, captions, reporter)
     if as_json:
         print_json(measured.to_dict())
     else:

@@ -24,7 +24,7 @@ def galleries(
     from datetime import datetime
 
     from dpce_cli.commands.console import print_json, print_table
-    from dpce_cli.core.galleries.gallery import gallery_states, remove_gallery
+    from dpce_cli.core.galleries.overview import gallery_states, remove_gallery
     from dpce_cli.core.progress import visible
     from dpce_cli.core.workspace.workspace import Workspace, check_name
 

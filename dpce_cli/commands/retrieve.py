@@ -87,22 +87,19 @@ def retrieve(
     form = chosen_form(as_json=as_json, as_csv=as_csv, paths=paths, null=null, sheet=sheet, html=html)
     from dpce_cli.commands.console import ConsoleReporter
     from dpce_cli.core.retrieval.hits import Answers, at_least
-    from dpce_cli.core.workspace.workspace import Workspace, check_name
+    from dpce_cli.core.workspace.workspace import Workspace
 
     asked, workspace, reporter = query if image is None else image, Workspace(workspace_path), ConsoleReporter()
     assert asked is not None
     searched: Searchable
     if gallery is not None:
-        from dpce_cli.core.galleries.gallery import Gallery, recorded_model
+        from dpce_cli.core.galleries.gallery import load_gallery
         from dpce_cli.core.retrieval.hits import Filters
-        from dpce_cli.core.sharing.finding import find_model
 
-        folder = workspace.gallery_folder(check_name(gallery))
-        found = find_model(model or recorded_model(folder), workspace, reporter=reporter)
         filters = Filters(
             under=under, since=since.date() if since else None, until=until.date() if until else None, unique=unique
         )
-        searched = Gallery(folder, found, filters)
+        searched = load_gallery(workspace, gallery, reporter, model=model, filters=filters)
     else:
         from dpce_cli.core.retrieval.search import ExtractedSplit
 

@@ -48,7 +48,8 @@ def serve(
 
     import uvicorn
 
-    from dpce_cli.core.galleries.gallery import Gallery, gallery_states, recorded_model
+    from dpce_cli.core.galleries.gallery import Gallery, recorded_model
+    from dpce_cli.core.galleries.overview import gallery_states
     from dpce_cli.core.sharing.finding import find_model
     from dpce_cli.core.workspace.workspace import Workspace, check_name
     from dpce_cli.web.pages import Notes, Searches, build_app

@@ -23,7 +23,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from dpce_cli.core.errors import DataError, DpceError
-from dpce_cli.core.galleries.gallery import Gallery, can_search, gallery_states, open_gallery
+from dpce_cli.core.galleries.gallery import Gallery, can_search, open_gallery
+from dpce_cli.core.galleries.overview import gallery_states
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.combining import parse_term
 from dpce_cli.core.retrieval.hits import Hit

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +17,13 @@ import numpy.typing as npt
 from dpce_cli.core.errors import QueryError, WorkspaceError
 from dpce_cli.core.galleries.approximate import WORTHWHILE, nearest, open_index
 from dpce_cli.core.galleries.catalogue import About, Catalogue, Rows, generation
+from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.combining import Term, combined
 from dpce_cli.core.retrieval.hits import Filters, Hit, Kind, with_relevance
 from dpce_cli.core.retrieval.relevance import Relevance
+from dpce_cli.core.sharing.finding import find_model
 from dpce_cli.core.storage.locks import exclusive
+from dpce_cli.core.workspace.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -180,6 +181,20 @@ class Gallery:
         return Hit(rank=rank, score=score, image_id=whole, path=whole, caption="", date=taken)
 
 
+def load_gallery(
+    workspace: Workspace, name: str, reporter: Reporter, *, model: str | None = None, filters: Filters | None = None
+) -> Gallery:
+    """A workspace's gallery with its model, or with the model named `model`.
+
+    Raises:
+        WorkspaceError: there is no such gallery, or it was made with another model.
+        CheckpointError: there is no such model, or it is damaged.
+    """
+    folder = workspace.gallery_folder(check_name(name))
+    found = find_model(model or recorded_model(folder), workspace, reporter=reporter)
+    return Gallery(folder, found, filters)
+
+
 def about_gallery(folder: Path) -> About:
     """What a gallery is made of.
 
@@ -215,7 +230,7 @@ def change_model(folder: Path, before: str, model: Model, source: str) -> None:
     with exclusive(folder / "lock", "a process indexes this gallery; wait for it, then run again"):
         current = generation(folder)
         if not current:
-            raise _no_such_gallery(folder)
+            raise no_such_gallery(folder)
         with closing(Catalogue(current, writable=True)) as catalogue, catalogue.transaction() as database:
             if catalogue.about.fingerprint != before:
                 raise WorkspaceError(f"{folder}: got another model in the meantime; run again")
@@ -231,10 +246,10 @@ def open_gallery(folder: Path) -> Catalogue:
         except WorkspaceError:
             if generation(folder) == current:  # else --rebuild has just replaced it
                 raise
-    raise _no_such_gallery(folder)
+    raise no_such_gallery(folder)
 
 
-def _no_such_gallery(folder: Path) -> WorkspaceError:
+def no_such_gallery(folder: Path) -> WorkspaceError:
     others = sorted(path.name for path in folder.parent.glob("*") if (path / "current").is_file())
     hint = f"; there are: {', '.join(others)}" if others else ""
     return WorkspaceError(f"{folder}: there is no such gallery; 'dpce index FOLDER' makes one{hint}")
@@ -298,70 +313,3 @@ def _conditions(catalogue: Catalogue, filters: Filters) -> tuple[str, list[Any]]
             raise QueryError(f"--under {filters.under}: the gallery has nothing there; it was made from {roots}")
         where.append(f"({' OR '.join(places)})")
     return " AND ".join(where), values
-
-
-@dataclass(frozen=True)
-class GalleryState:
-    """What a gallery holds, for an overview."""
-
-    name: str
-    kind: str
-    items: int
-    """That can be found."""
-    pending: int
-    """Whose embeddings are still to be computed."""
-    problems: list[tuple[str, str]]
-    """Path and reason of each item that cannot be embedded."""
-    model: str
-    roots: list[str]
-    size: int
-    """Bytes on the disk."""
-    changed: float
-    """Time of the last change, in seconds since 1970."""
-
-
-def gallery_states(folder: Path) -> list[GalleryState]:
-    """The galleries below a workspace's folder `galleries`, by name."""
-    names = [path for path in sorted(folder.glob("*")) if (path / "current").is_file()]
-    return [_state(path) for path in names]
-
-
-def _state(folder: Path) -> GalleryState:
-    with closing(open_gallery(folder)) as catalogue, catalogue.snapshot() as database:
-        problems = database.execute(
-            "SELECT roots.path, items.path, coalesce(items.problem, contents.problem) AS reason FROM items "
-            "JOIN roots ON roots.id = root LEFT JOIN contents ON contents.id = content "
-            "WHERE reason IS NOT NULL ORDER BY root, items.path"
-        ).fetchall()
-        ((items, embedded),) = database.execute(
-            "SELECT count(*), count(row) FROM items LEFT JOIN contents ON contents.id = content"
-        )
-        files = [file.stat() for file in folder.rglob("*") if file.is_file()]
-        about = catalogue.about
-        return GalleryState(
-            name=folder.name,
-            kind=about.kind,
-            items=embedded,
-            pending=items - embedded - len(problems),
-            problems=[
-                (os.fsdecode(path if about.kind == "sentences" else os.path.join(root, path)), reason)
-                for root, path, reason in problems
-            ],
-            model=about.model_name,
-            roots=[str(root) for root in catalogue.roots()],
-            size=sum(file.st_size for file in files),
-            changed=max(file.st_mtime for file in files),
-        )
-
-
-def remove_gallery(folder: Path) -> None:
-    """Delete a gallery; the photos and sentences that it was made from stay.
-
-    Raises:
-        WorkspaceError: there is no such gallery, or it is being indexed.
-    """
-    if not (folder / "current").is_file():
-        raise _no_such_gallery(folder)
-    with exclusive(folder / "lock", "a process indexes this gallery; wait for it, or stop it"):
-        (folder / "current").unlink()
-        shutil.rmtree(folder, ignore_errors=True)

@@ -15,11 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from dpce_cli.core.data.loading import read_views, stop_without_launcher
-from dpce_cli.core.data.records import CaptionedImage
-from dpce_cli.core.data.views import views_in_testing
+from dpce_cli.core.data.loading import stop_without_launcher
 from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.galleries.approximate import update_index
 from dpce_cli.core.galleries.catalogue import (
@@ -31,6 +28,7 @@ from dpce_cli.core.galleries.catalogue import (
     next_generation,
     remove_other_generations,
 )
+from dpce_cli.core.galleries.embedding import EncodedBatch, Pending, Work, encode_share
 from dpce_cli.core.galleries.scanning import (
     SENTENCES,
     Content,
@@ -41,14 +39,11 @@ from dpce_cli.core.galleries.scanning import (
     scan_photos,
     scan_sentences,
 )
-from dpce_cli.core.processes.collectives import decided_by_first, gather_objects, rank, share
+from dpce_cli.core.processes.collectives import decided_by_first, gather_objects, rank
 from dpce_cli.core.progress import Advance, Reporter
-from dpce_cli.core.retrieval.hubness import Bank, with_hubness
 from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.storage.locks import exclusive
 
-_PHOTOS, _SENTENCES = 16, 256
-"""Embedded at a time."""
 _HASHED = 256
 """Files per transaction."""
 _ROUND = 2**13
@@ -70,35 +65,6 @@ class IndexResult:
     """Items that are "new", "changed", "moved or copied", "gone"; contents that were "embedded" or are "unreadable"."""
     items: int = 0
     """That can be found in the gallery."""
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A content that is to be embedded, with one of the files that have it."""
-
-    content: int
-    digest: bytes
-    item: Found
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What is to be embedded of one root."""
-
-    root: Path
-    kind: str
-    pending: list[_Pending]
-
-
-@dataclass
-class _Encoded:
-    """A batch of contents."""
-
-    embedded: list[tuple[int, Array]] = field(default_factory=list)
-    problems: list[tuple[str, str, int]] = field(default_factory=list)
-    """Names of contents that cannot be embedded, and why; remembered."""
-    unsteady: list[str] = field(default_factory=list)
-    """Files that changed meanwhile, or could not be read this time; left to the next run."""
 
 
 def index_gallery(
@@ -140,14 +106,14 @@ def index_gallery(
         corrects_hubs = decided_by_first(lambda: indexer.begin(roots, about, stack, is_named=is_named))
         bank = model.bank if corrects_hubs else None
         while work := decided_by_first(indexer.next_work):
-            for batches in _together(_encode(model, bank, work, workers)):
+            for batches in _together(encode_share(model, bank, work, workers)):
                 if not rank():
                     indexer.keep(batches)
                 stop_without_launcher()
         return decided_by_first(indexer.finish)
 
 
-def _together(own: Iterator[_Encoded]) -> Iterator[list[_Encoded]]:
+def _together(own: Iterator[EncodedBatch]) -> Iterator[list[EncodedBatch]]:
     """The next batch of each process, until no process has any."""
     while batches := [batch for batch in gather_objects(next(own, None)) if batch is not None]:
         yield batches
@@ -280,7 +246,7 @@ class _Indexer:
         self._found[root] = scan.found
         self._identities[root] = identity(root)
 
-    def next_work(self) -> list[_Work]:
+    def next_work(self) -> list[Work]:
         """Hash files until some have contents to embed; empty when all is done."""
         self._save()
         while not (work := self._pending()) and self._hashed < len(self._fresh):
@@ -292,13 +258,13 @@ class _Indexer:
         self._tried.update(pending.content for one in work for pending in one.pending)
         return work
 
-    def _pending(self) -> list[_Work]:
-        by_root: dict[Path, list[_Pending]] = {}
+    def _pending(self) -> list[Work]:
+        by_root: dict[Path, list[Pending]] = {}
         for root, path, content, digest in self.catalogue.pending():
             item = self._found.get(root, {}).get(path)
             if item and content not in self._tried:
-                by_root.setdefault(root, []).append(_Pending(content, digest, item))
-        return [_Work(root, self.result.kind, pending) for root, pending in by_root.items()]
+                by_root.setdefault(root, []).append(Pending(content, digest, item))
+        return [Work(root, self.result.kind, pending) for root, pending in by_root.items()]
 
     def _hash(self, part: Sequence[tuple[Path, Found]]) -> None:
         read = [(root, item, self._read(root, item)) for root, item in part]
@@ -331,7 +297,7 @@ class _Indexer:
         check_still_there(root, self._identities[root])
         return reason
 
-    def keep(self, batches: Sequence[_Encoded]) -> None:
+    def keep(self, batches: Sequence[EncodedBatch]) -> None:
         """Save what the processes have embedded, every few seconds."""
         for batch in batches:
             self._waiting += batch.embedded
@@ -396,66 +362,3 @@ def _check_same(stored: About, about: About, folder: Path) -> None:
             f"{folder}: this gallery corrects hubs, but its model has no bank any more; run 'dpce "
             "extract-features' to make it again, or index without the correction with --rebuild"
         )
-
-
-def _encode(model: Model, bank: Bank | None, work: Sequence[_Work], workers: int) -> Iterator[_Encoded]:
-    """Embed this process's share."""
-    for one in work:
-        pending = one.pending[share(len(one.pending))]
-        if one.kind == "sentences":
-            yield from _encode_sentences(model, bank, pending)
-        else:
-            yield from _encode_photos(model, bank, one.root, pending, workers)
-
-
-def _encode_sentences(model: Model, bank: Bank | None, pending: Sequence[_Pending]) -> Iterator[_Encoded]:
-    for start in range(0, len(pending), _SENTENCES):
-        batch, known = _Encoded(), list[tuple[int, str]]()
-        for one in pending[start : start + _SENTENCES]:
-            sentence = one.item.path.decode()
-            if model.knows(sentence):
-                known.append((one.content, sentence))
-            else:
-                batch.problems.append((repr(sentence), "the model knows none of its words", one.content))
-        embeddings = torch.from_numpy(model.encode_text([sentence for _, sentence in known]))
-        rows = with_hubness(embeddings, bank.hubness_of_texts(embeddings) if bank else None)
-        batch.embedded = list(zip((content for content, _ in known), rows, strict=True))
-        yield batch
-
-
-def _encode_photos(
-    model: Model, bank: Bank | None, root: Path, pending: Sequence[_Pending], workers: int
-) -> Iterator[_Encoded]:
-    before = identity(root)
-    size = 1 if model.config.image.test_view == "full" else _PHOTOS  # whole photos differ in size
-    images = [CaptionedImage(image_id="", path=os.fsdecode(one.item.path), split="", captions=()) for one in pending]
-    views = read_views(root, images, views_in_testing(model.config.image), batch_size=size, workers=workers)
-    for number, (positions, photos, messages) in enumerate(views):
-        rows = dict[int, Array]()
-        if positions:
-            embeddings = model.encode_views(photos).cpu()
-            hubness = bank.hubness_of_images(embeddings) if bank else None
-            rows = dict(zip(positions, with_hubness(embeddings, hubness), strict=True))
-        batch, reasons = _Encoded(), iter(messages)
-        for position in range(number * size, min(len(pending), (number + 1) * size)):
-            one, path = pending[position], root / images[position].path
-            reason = None if position in rows else next(reasons)
-            if not _is_same(path, one, read_again=reason is not None):
-                check_still_there(root, before)
-                batch.unsteady.append(f"{path}: changed while it was read; run again to index it")
-            elif reason is None:
-                batch.embedded.append((one.content, rows[position]))
-            else:
-                batch.problems.append((str(path), reason.removeprefix(f"{path}: "), one.content))
-        yield batch
-
-
-def _is_same(path: Path, pending: _Pending, *, read_again: bool) -> bool:
-    """Whether the file is still the one that was hashed; with `read_again`, by its bytes, as a disk may have failed."""
-    try:
-        if read_again:
-            return read_content(path.parent, os.fsencode(path.name)).digest == pending.digest
-        status = path.stat(follow_symlinks=False)
-    except OSError:
-        return False
-    return (status.st_size, status.st_mtime_ns) == (pending.item.size, pending.item.changed)

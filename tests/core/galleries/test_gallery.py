@@ -14,7 +14,8 @@ from PIL import Image
 from dpce_cli.core.errors import QueryError, WorkspaceError
 from dpce_cli.core.galleries import gallery as module
 from dpce_cli.core.galleries.catalogue import About, Catalogue, Found, make_current
-from dpce_cli.core.galleries.gallery import Gallery, change_model, gallery_states, recorded_model
+from dpce_cli.core.galleries.gallery import Gallery, change_model, recorded_model
+from dpce_cli.core.galleries.overview import gallery_states
 from dpce_cli.core.retrieval.hits import Filters
 from dpce_cli.core.retrieval.hubness import Bank
 from dpce_cli.core.retrieval.relevance import Relevances

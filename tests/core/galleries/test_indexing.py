@@ -14,7 +14,7 @@ from PIL import Image
 
 from dpce_cli.core.errors import DataError, WorkspaceError
 from dpce_cli.core.galleries import indexing
-from dpce_cli.core.galleries.gallery import gallery_states, remove_gallery
+from dpce_cli.core.galleries.overview import gallery_states, remove_gallery
 from dpce_cli.core.galleries.scanning import read_content
 from tests.core.galleries.conftest import LONG_AGO, ColourModel, Place
 

@@ -10,7 +10,7 @@ import pytest
 
 from dpce_cli.core.data.readers.folder import read_folder
 from dpce_cli.core.errors import DataError, WorkspaceError
-from dpce_cli.core.galleries.gallery import remove_gallery
+from dpce_cli.core.galleries.overview import remove_gallery
 from dpce_cli.core.storage.locks import exclusive
 from dpce_cli.core.teaching import captions as module
 from dpce_cli.core.teaching.captions import CaptionsOfGallery, Photo, TaughtModel, find_photo, photos_of
