@@ -17,6 +17,7 @@ from dpce_cli import __version__
 from dpce_cli.commands.build_word2vec import build_word2vec
 from dpce_cli.commands.encode import encode
 from dpce_cli.commands.eval import evaluate
+from dpce_cli.commands.explain import explain
 from dpce_cli.commands.export import export
 from dpce_cli.commands.extract_features import extract_features
 from dpce_cli.commands.galleries import galleries
@@ -42,7 +43,7 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)
         for name, value in ctx.params.items():
-            if name != "query":
+            if name not in ("query", "sentence"):
                 ctx.params[name] = _expanded(value, of_setting=name == "settings")
         return rest
 
@@ -92,6 +93,7 @@ for name, command in (
     ("encode", encode),
     ("index", index),
     ("galleries", galleries),
+    ("explain", explain),
     ("serve", serve),
     ("teach", teach),
 ):

@@ -42,6 +42,25 @@ def views_in_testing(config: ImageConfig) -> View:
     return WholePhoto(config) if config.test_view == "full" else FixedViews(config)
 
 
+def seen_part(config: ImageConfig, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of a photo of `size` (width, height) that `views_in_testing` shows: left, top, right, bottom.
+
+    Fractions of the photo's width and height.
+
+    >>> from dpce_cli.core.presets import build_preset
+    >>> seen_part(build_preset("flickr8k").image, (512, 256))
+    (0.25, 0.0, 0.75, 1.0)
+    """
+    short = min(size)
+    if config.test_view == "full":
+        sides = [1.0 if config.squash else min(1.0, 4 * short / side) for side in size]
+    else:
+        share = config.crop / config.resize
+        sides = [share if config.squash else share * short / side for side in size]
+    left, top = ((1 - side) / 2 for side in sides)
+    return left, top, 1 - left, 1 - top
+
+
 def random_crop(config: ImageConfig, image: Image.Image, *seed: int | str) -> Tensor:
     """A random training crop `(3, h, w)`; the same `seed` gives the same crop."""
     return training_view(

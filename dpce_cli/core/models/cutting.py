@@ -45,13 +45,25 @@ def cut(network: nn.Module, place: str) -> CutNetwork:
             f"({str(error).splitlines()[0][:100]}); choose another one, or leave the setting empty"
         ) from error
     ends = _ends(graph)
-    if place in ends and (parts := _cut_after(network, graph, ends[place])):
+    if place in ends and (parts := _cut_after(network, graph, ends[place])) and _can_learn(parts):
         return parts
-    places = [name for name, end in ends.items() if name.count(".") < 2 and _cut_after(network, graph, end)]
+    places = [name for name, parts in _places(network, graph) if _can_learn(parts)]
     children = [name for name in places if "." not in name]
     part = f", or a part of one, such as {places[-1]}" if children and "." in places[-1] else ""
     instead = f"choose one of {', '.join(children or places)}{part}" if places else "leave the setting empty"
     raise ConfigError(f"image.frozen_until={place}: this image CNN cannot be cut there; {instead}")
+
+
+def places(network: nn.Module) -> list[str]:
+    """Names of the children, and of their parts, after which only their output is needed, not what came before it.
+
+    Empty if torch.fx cannot follow the network's forward pass.
+    """
+    try:
+        graph = _Tracer().trace(network)
+    except Exception:  # as in `cut`
+        return []
+    return [name for name, _ in _places(network, graph)]
 
 
 class _Tracer(fx.Tracer):
@@ -78,8 +90,20 @@ def _with_parents(name: str) -> Iterator[str]:
     return (".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
 
+def _places(network: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, CutNetwork]]:
+    for name, end in _ends(graph).items():
+        if name.count(".") < 2 and (parts := _cut_after(network, graph, end)):
+            yield name, parts
+
+
+def _can_learn(parts: CutNetwork) -> bool:
+    """Whether the upper part has parameters."""
+    upper = {str(node.target) for node in parts.upper.nodes if node.op in _OWN}
+    return any(upper.intersection(_with_parents(name)) for name, _ in parts.network.named_parameters())
+
+
 def _cut_after(network: nn.Module, graph: fx.Graph, end: fx.Node) -> CutNetwork | None:
-    """Cut after the node `end`; None if more than its output is needed after it, or nothing there can learn."""
+    """Cut after the node `end`; None if more than its output is needed after it."""
     lower, upper = fx.Graph(), fx.Graph()
     below: dict[fx.Node, fx.Node] = {}
     above = {end: upper.placeholder("maps")}
@@ -96,8 +120,6 @@ def _cut_after(network: nn.Module, graph: fx.Graph, end: fx.Node) -> CutNetwork 
         if not above.keys() >= {*node.all_input_nodes}:
             return None
         above[node] = upper.node_copy(node, above.__getitem__)
-    in_lower, in_upper = ({str(node.target) for node in part.nodes if node.op in _OWN} for part in (lower, upper))
-    if not any(in_upper.intersection(_with_parents(name)) for name, _ in network.named_parameters()):
-        return None
+    in_lower = {str(node.target) for node in lower.nodes if node.op in _OWN}
     own = (name for name in network.state_dict() if in_lower.intersection(_with_parents(name)))
     return CutNetwork(network, lower, upper, frozenset(own))

@@ -118,7 +118,7 @@ class ImageEncoder(nn.Module):
         Raises:
             ConfigError: the images have more than one window.
         """
-        features = self._window_features(images)
+        features = self.window_features(images)
         if features.shape[1] > 1:
             raise ConfigError(
                 f"a photo of {images.shape[3]} x {images.shape[2]} pixels has {features.shape[1]} windows in this "
@@ -132,7 +132,7 @@ class ImageEncoder(nn.Module):
             return images.to(torch.float32, memory_format=torch.channels_last)
         return normalize(images, mean=self.mean, std=self.std)
 
-    def _window_features(self, images: Tensor) -> Tensor:
+    def window_features(self, images: Tensor) -> Tensor:
         """Features `(batch, windows, feature_dim)`; a photo that is not larger than a training crop is one window."""
         pixels = self._pixels(images)
         if isinstance(self.backbone, CaffeResNet50 | CaffeVGG):
@@ -168,7 +168,7 @@ class ImageEncoder(nn.Module):
             pooled = self._parts.run_upper(images.float())
             features = pooled if isinstance(self.backbone, CaffeResNet50 | CaffeVGG) else pooled[:, None]
         else:
-            features = self._window_features(images)
+            features = self.window_features(images)
         embeddings: Tensor = self.head(self.feature_dropout(features.flatten(0, 1)))
         # Not features.shape, which ONNX graphs would hold as numbers, for photos of one size.
         return cast(Tensor, embeddings.unflatten(0, (images.shape[0], -1))).mean(1)

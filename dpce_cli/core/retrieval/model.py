@@ -38,6 +38,7 @@ _ENCODERS = ("image_encoder.", "text_encoder.")
 WORDS = "text_encoder.words.weight"
 """Key of the words' rows in the state dict; row 0 is the blank position."""
 _PHOTOS, _SENTENCES = 16, 256
+_COMMON_WORDS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +177,13 @@ class Model:
         placements = None if self.config.model.position_shift else 1
         rows: Array = encode_text(self.text_encoder, torch.from_numpy(token_ids), placements=placements).numpy()
         return rows
+
+    @cached_property
+    def common_text(self) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        """What sentences have in common: the mean embedding of the first known words, `(dim,)`, L2-normalised."""
+        mean = self.encode_text(self.vocabulary.words[:_COMMON_WORDS]).mean(0)
+        direction: np.ndarray[tuple[int], np.dtype[np.float32]] = mean / np.linalg.norm(mean)
+        return direction
 
     def knows(self, sentence: str) -> bool:
         """Whether at least one word of the sentence is known."""

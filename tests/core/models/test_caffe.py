@@ -61,7 +61,7 @@ def test_resnet50_computes_what_matconvnet_does(
     images = photo(height, width)
     expected = oracle.resnet50(resnet, minus_mean(images)).reshape(-1, 2048)
     with torch.inference_mode():
-        windows = resnet_encoder._window_features(images)[0].numpy()
+        windows = resnet_encoder.window_features(images)[0].numpy()
     assert windows.shape == expected.shape
     assert np.abs(windows - expected).max() < 1e-5 * np.abs(expected).max()
 
@@ -79,7 +79,7 @@ def test_torchvisions_pooling_gives_other_features(resnet: Params, resnet_encode
 def test_an_embedding_is_the_mean_over_the_windows(resnet_encoder: ImageEncoder) -> None:
     images = torch.cat([photo(225, 257), photo(225, 257).flip(3)])
     with torch.inference_mode():
-        windows = resnet_encoder._window_features(images)
+        windows = resnet_encoder.window_features(images)
         each = torch.stack([resnet_encoder(windows[:, 0]), resnet_encoder(windows[:, 1])])
         torch.testing.assert_close(resnet_encoder(images), each.mean(0), rtol=1e-4, atol=1e-3)
 
@@ -127,7 +127,7 @@ def test_vgg_computes_what_matconvnet_does_up_to_fc7(
     images = photo(224, 260)  # the third map is 65 wide
     expected = oracle.vgg(draw.params, minus_mean(images), counts).reshape(-1, HIDDEN)
     with torch.inference_mode():
-        windows = encoder._window_features(images)[0].numpy()
+        windows = encoder.window_features(images)[0].numpy()
     assert windows.shape == expected.shape == (2, HIDDEN)
     assert np.abs(windows - expected).max() < 1e-5 * np.abs(expected).max()
     assert (windows < 0).any()
