@@ -3,8 +3,8 @@
 
 Run it in the workspace of the quickstart, after extract-features. The scenes are unseen ones.
 
-The pointing game (Zhang et al. 2016): a sentence names one thing of the picture, such as "a red car"; it is a hit if the
-middle of the strongest block lies in the thing's box. The boxes are those of the pixels that drawing the thing changes.
+The pointing game (Zhang et al. 2016): a sentence names one thing of the picture, such as "a red car". It is a hit if
+the middle of the strongest block lies in the thing's box, which holds all pixels that drawing the thing changes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
-from scene_details import pairs_of, row
 
 from dpce_cli.core.scenes import drawing
 from dpce_cli.core.scenes.dataset import SIZE, sample_splits
 from dpce_cli.core.scenes.facts import Scene
+from scene_details import pairs_of, row
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, as fractions of the picture's sides."""
@@ -106,10 +106,11 @@ def measure(options: argparse.Namespace) -> None:
         row(kind, count, f"{100 * np.mean(hits[kind]):.1f} %", f"{100 * np.mean(chance[kind]):.1f} %")
 
     print(f"\n{options.pairs} pairs of scenes that differ in one colour: the colour's word")
-    for fact, colour_of in (
-        ("clothes", lambda scene: scene.people[0].clothes),
-        ("house's colour", lambda scene: scene.house_colour),
-    ):
+    colours: dict[str, Callable[[Scene], str]] = {
+        "clothes": lambda scene: scene.people[0].clothes,
+        "house's colour": lambda scene: scene.house_colour,
+    }
+    for fact, colour_of in colours.items():
         tells = raises = 0
         for right, wrong, caption in pairs_of(fact, options.pairs, options.seed):
             pictures = [drawing.draw_scene(scene, SIZE, random.Random(caption)) for scene in (right, wrong)]

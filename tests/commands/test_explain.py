@@ -27,7 +27,7 @@ def test_the_words_their_shares_and_the_strongest_part_are_printed(finished_work
     assert all(re.fullmatch(r"\w+ +[+-]\d\.\d{3}", line) for line in lines[2:6])
     assert lines[6] == "zebra  ignored: unknown"
     assert re.fullmatch(r"similarity -?\d\.\d{3}; a word's share is how much it falls without this word", lines[7])
-    assert re.fullmatch(r"strongest part of the photo: [a-z ]+ \(row [1-6] of 6, column [1-6] of 6\)", lines[8])
+    assert re.fullmatch(r"strongest part of the photo: [a-z ]+ \(row \d+ of 12, column \d+ of 12\)", lines[8])
     assert outcome.stderr == ""
 
 
@@ -43,7 +43,7 @@ def test_an_exported_model_explains_in_json(finished_workspace: Path, photo: Pat
     assert [word["word"] for word in own["words"]] == SENTENCE.split()
     assert all(isinstance(word["share"], float) for word in own["words"])
     assert own["heat"]["part"] == [0, 0, 1, 1]
-    assert [len(row) for row in own["heat"]["values"]] == [6] * 6
+    assert [len(row) for row in own["heat"]["values"]] == [12] * 12
 
 
 def test_a_sheet_is_drawn(finished_workspace: Path, photo: Path, tmp_path: Path) -> None:

@@ -15,15 +15,15 @@ from torch.nn import functional as F
 from dpce_cli.core.models.cutting import places
 from dpce_cli.core.models.image_encoder import ImageEncoder
 
-BLOCKS = 6
-"""Rows of blocks, and columns, of a square photo."""
-FEWEST_CELLS = 2 * BLOCKS
-"""Rows and columns of a map that is fine enough. Deeper maps have cells that see nearly the whole photo."""
+BLOCKS = 12
+"""Rows of blocks, and columns, of a square photo. Deeper maps with fewer cells see nearly the whole photo in each."""
+WINDOW = 4
+"""Rows and columns of blocks in a window."""
 
 
 @torch.inference_mode()
 def find_map(encoder: ImageEncoder, view: Tensor) -> str | None:
-    """The last place in the encoder's CNN whose map has at least `FEWEST_CELLS` rows and columns; None: there is none.
+    """The last place in the encoder's CNN whose map has at least `BLOCKS` rows and columns; None: there is none.
 
     Args:
         encoder: in eval mode.
@@ -47,7 +47,7 @@ def find_map(encoder: ImageEncoder, view: Tensor) -> str | None:
 
 def _is_fine(maps: torch.Size, view: torch.Size) -> bool:
     """Whether maps are `(1, channels, rows, columns)` with enough cells, as long and wide as the view in proportion."""
-    if len(maps) != 4 or min(maps[2:]) < FEWEST_CELLS:
+    if len(maps) != 4 or min(maps[2:]) < BLOCKS:
         return False
     return abs(maps[2] - maps[3] * view[1] / view[2]) <= 1
 
@@ -56,8 +56,8 @@ def _is_fine(maps: torch.Size, view: torch.Size) -> bool:
 def encode_without_windows(encoder: ImageEncoder, view: Tensor, place: str, *, mirrored: bool = False) -> Tensor:
     """Embed a view of a photo once per window of the map at `place`, with zeros in this window.
 
-    The map is divided into blocks: `BLOCKS` on its short side, and as many as fit on its long side. A window is two
-    blocks high and wide, and starts at every block, and one block above and to the left of the map.
+    The map is divided into blocks: `BLOCKS` on its short side, and as many as fit on its long side. There is a window
+    of `WINDOW` by `WINDOW` blocks at every position, also where a part of it is outside of the map.
 
     Args:
         encoder: in eval mode.
@@ -66,20 +66,18 @@ def encode_without_windows(encoder: ImageEncoder, view: Tensor, place: str, *, m
         mirrored: the view is a mirror image; the windows are mirrored, too, and cover what they cover in the photo.
 
     Returns:
-        f_img before its ReLU, not normalised: `(blocks down + 1, blocks across + 1, embedding_dim)`.
+        f_img before its ReLU, not normalised: `(blocks down + WINDOW - 1, blocks across + WINDOW - 1, embedding_dim)`.
     """
-    down = across = 0
+    shape = list[int]()
 
     def leave_out(module: nn.Module, given: Any, maps: Tensor) -> Tensor:
-        nonlocal down, across
-        rows, columns = maps.shape[2:]
-        down, across = (round(BLOCKS * side / min(rows, columns)) for side in (rows, columns))
-        in_row, in_column = _windows(rows, down), _windows(columns, across)
+        short = min(maps.shape[2:])
+        in_row, in_column = (_windows(cells, round(BLOCKS * cells / short)) for cells in maps.shape[2:])
         if mirrored:
             in_column = in_column.flip(1)
-        is_in = in_row[:, None, :, None] & in_column[None, :, None, :]  # (down + 1, across + 1, rows, columns)
-        kept = ~is_in.flatten(0, 1)[:, None]  # (windows, 1, rows, columns)
-        filled: Tensor = maps * kept.to(maps)
+        shape.extend((len(in_row), len(in_column)))
+        is_in = in_row[:, None, :, None] & in_column[None, :, None, :]
+        filled: Tensor = maps * (~is_in).flatten(0, 1)[:, None].to(maps)  # (windows, channels, rows, columns)
         return filled
 
     hook = encoder.backbone.get_submodule(place).register_forward_hook(leave_out)
@@ -88,25 +86,26 @@ def encode_without_windows(encoder: ImageEncoder, view: Tensor, place: str, *, m
     finally:
         hook.remove()
     embeddings: Tensor = encoder.head(features.reshape(-1, encoder.feature_dim))
-    return embeddings.unflatten(0, (down + 1, across + 1, -1)).mean(2)
+    of_windows: Tensor = embeddings.unflatten(0, (*shape, -1))
+    return of_windows.mean(2)
 
 
 def _windows(cells: int, blocks: int) -> Tensor:
-    """Which of the cells in a row are in each window of two blocks: bool `(blocks + 1, cells)`.
+    """Which of the cells in a row are in each window: bool `(blocks + WINDOW - 1, cells)`.
 
-    >>> _windows(4, 2).int().tolist()
-    [[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1]]
+    >>> _windows(6, 3).int().tolist()[:4]
+    [[1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]]
     """
     block = (2 * torch.arange(cells) + 1) * blocks // (2 * cells)  # where the cell's middle is
-    start = torch.arange(-1, blocks)[:, None]
-    return (start <= block) & (block <= start + 1)
+    last = torch.arange(blocks + WINDOW - 1)[:, None]
+    return (last - WINDOW < block) & (block <= last)
 
 
 def mean_of_windows(windows: Tensor) -> Tensor:
-    """The mean over the four windows that a block is in: `(down + 1, across + 1)` to `(down, across)`.
+    """The mean over the windows that a block is in: `(down + WINDOW - 1, across + WINDOW - 1)` to `(down, across)`.
 
-    >>> mean_of_windows(torch.tensor([[0.0, 4.0], [8.0, 8.0]]))
-    tensor([[5.]])
+    >>> mean_of_windows(torch.arange(20.0).view(4, 5))
+    tensor([[ 9., 10.]])
     """
-    means: Tensor = F.avg_pool2d(windows[None], 2, stride=1)
+    means: Tensor = F.avg_pool2d(windows[None], WINDOW, stride=1)
     return means[0]

@@ -17,6 +17,9 @@ from dpce_cli.core.retrieval.encoding import encode_images
 from dpce_cli.core.retrieval.model import Array, Model
 from dpce_cli.core.text.tokenizer import tokenize
 
+Part = tuple[float, float, float, float]
+"""Left, top, right and bottom, as fractions of the photo's width and height."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
@@ -33,8 +36,8 @@ class Heat:
 
     values: Array
     """(rows, columns)"""
-    part: tuple[float, float, float, float]
-    """What the grid covers: left, top, right and bottom, as fractions of the photo's width and height."""
+    part: Part
+    """What the grid covers."""
 
     @property
     def strongest(self) -> tuple[int, int]:

@@ -64,8 +64,9 @@ def draw_heat(photo: Image.Image, heat: Heat) -> Image.Image:
     values = np.maximum(heat.values, 0) / max(float(heat.values.max()), 1e-9)
     blocks = Image.fromarray(values.astype(np.float32))
     smooth = blocks.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC)
-    warmth = np.zeros((photo.height, photo.width, 1), np.float32)
-    warmth[top : top + smooth.height, left : left + smooth.width, 0] = np.clip(np.asarray(smooth), 0, 1)
+    whole = Image.new("F", photo.size)
+    whole.paste(smooth, (left, top))
+    warmth = np.clip(np.asarray(whole), 0, 1)[:, :, None]
     pale = np.asarray(Image.blend(photo.convert("L").convert("RGB"), photo, 0.4), np.float32)
     colour = _WARM * (1 - warmth) + _HOT * warmth
     return Image.fromarray((pale + _STRENGTH * warmth * (colour - pale)).astype(np.uint8))

@@ -31,8 +31,8 @@ def without_window(maps: Tensor, rows: slice, columns: slice) -> Tensor:
 
 
 def block(index: int, size: int) -> slice:
-    """The cells of two successive blocks of `size` cells, the first of which may be outside of the map."""
-    return slice(max(0, index * size), max(0, (index + 2) * size))
+    """The cells of four successive blocks of `size` cells, of which some may be outside of the map."""
+    return slice(max(0, index * size), max(0, (index + 4) * size))
 
 
 @pytest.mark.parametrize("pooling", [(1, 1), (2, 3)])
@@ -40,23 +40,23 @@ def test_a_crop_without_each_window_is_what_a_cut_cnn_gives_for_changed_maps(poo
     encoder, view = build("resnet18", 96, "layer2", pooling), random_view(96, 96)
     assert find_map(encoder, view) == "layer2"  # 12 x 12; the map of layer3 is 6 x 6
     windows = encode_without_windows(encoder, view, "layer2")
-    assert windows.shape == (7, 7, 8)
+    assert windows.shape == (15, 15, 8)
     with torch.inference_mode():
         maps = encoder.frozen_maps(view[None])
-        for row in range(7):
-            for column in range(7):
-                changed = without_window(maps, block(row - 1, 2), block(column - 1, 2))
+        for row in range(15):
+            for column in range(15):
+                changed = without_window(maps, block(row - 3, 1), block(column - 3, 1))
                 torch.testing.assert_close(windows[row, column], encoder(changed)[0], rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(windows[3, 3], encoder(maps)[0], atol=1e-3)
+        assert not torch.allclose(windows[7, 7], encoder(maps)[0], atol=1e-3)
 
 
 def test_a_whole_photo_without_each_window_is_the_mean_over_its_windows() -> None:
     encoder, view = build("resnet18", 64), random_view(96, 192)
     assert find_map(encoder, view) == "layer2"
     windows = encode_without_windows(encoder, view, "layer2")
-    assert windows.shape == (7, 13, 8)
-    for row, column in ((0, 0), (2, 5), (6, 12)):
-        rows, columns = block(row - 1, 2), block(column - 1, 2)
+    assert windows.shape == (15, 27, 8)
+    for row, column in ((0, 0), (4, 11), (14, 26)):
+        rows, columns = block(row - 3, 1), block(column - 3, 1)
         hook = encoder.backbone.get_submodule("layer2").register_forward_hook(
             lambda module, given, maps, rows=rows, columns=columns: without_window(maps, rows, columns)
         )
@@ -88,7 +88,7 @@ def test_the_last_map_of_at_least_twelve_rows_and_columns_is_taken(backbone: str
     assert found == place
     assert not any(module._forward_hooks for module in encoder.modules())
     if found:
-        assert encode_without_windows(encoder, view, found).shape == (7, 7, 8)
+        assert encode_without_windows(encoder, view, found).shape == (15, 15, 8)
         assert not any(module._forward_hooks for module in encoder.modules())
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,41 +78,35 @@ def test_heat_is_what_leaving_out_each_window_in_all_views_takes_from_the_senten
     model = with_image(model, mirror=mirror)
     heat = explain(model, photo, SENTENCE).heat
     assert heat is not None
-    assert heat.values.shape == (6, 6)
+    assert heat.values.shape == (12, 12)
 
     encoder = model.image_encoder
     views = views_in_testing(model.config.image)(photo, 0)
     assert len(views) == (2 if mirror else 1)
     text, common = model.encode_text([SENTENCE])[0], model.common_text
     own = text - (text @ common) * common
-    edges = (0, 2, 5, 7, 10, 12, 15)  # of 15 x 15 cells, which bn1 gives
-    blocks = [slice(*pair) for pair in pairwise(edges)]
+    block_of_cell = (2 * np.arange(15) + 1) * 12 // 30  # of 15 x 15 cells, which bn1 gives
 
-    def embed(rows: list[slice], columns: list[slice]) -> NDArray[np.float32]:
+    def embed(rows: range, columns: range) -> NDArray[np.float32]:
+        """The photo without the cells of these rows and columns of blocks."""
+        is_out = np.isin(block_of_cell, rows)[:, None] & np.isin(block_of_cell, columns)
         total = torch.zeros(1, model.dim)
-        for view, is_mirrored in zip(views, (False, True), strict=False):
-
-            def leave_out(module: object, given: object, maps: torch.Tensor, flip: bool = is_mirrored) -> torch.Tensor:
-                changed = maps.clone()
-                for row in rows:
-                    for column in columns:
-                        across = slice(15 - column.stop, 15 - column.start) if flip else column
-                        changed[:, :, row, across] = 0
-                return changed
-
-            hook = encoder.backbone.get_submodule("bn1").register_forward_hook(leave_out)
+        for view, out in zip(views, (is_out, is_out[:, ::-1].copy()), strict=False):
+            hook = encoder.backbone.get_submodule("bn1").register_forward_hook(
+                lambda module, given, maps, out=out: maps.masked_fill(torch.from_numpy(out), 0)
+            )
             with torch.inference_mode():
                 total += encoder(view[None])
             hook.remove()
         embedding: NDArray[np.float32] = F.normalize(total, dim=1)[0].numpy()
         return embedding
 
-    plain = embed([], [])
-    for row, column in ((0, 0), (2, 5), (5, 3)):
+    plain = embed(range(0), range(0))
+    for row, column in ((0, 0), (4, 10), (11, 6)):
         drops = [
-            (plain - embed(blocks[max(0, top) : top + 2], blocks[max(0, left) : left + 2])) @ own
-            for top in (row - 1, row)
-            for left in (column - 1, column)
+            (plain - embed(range(top, top + 4), range(left, left + 4))) @ own
+            for top in range(row - 3, row + 1)
+            for left in range(column - 3, column + 1)
         ]
         assert heat.values[row, column] == pytest.approx(np.mean(drops), abs=1e-5)
 
