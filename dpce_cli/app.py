@@ -89,11 +89,11 @@ for name, command in (
     ("extract-features", extract_features),
     ("eval", evaluate),
     ("retrieve", retrieve),
+    ("explain", explain),
     ("export", export),
     ("encode", encode),
     ("index", index),
     ("galleries", galleries),
-    ("explain", explain),
     ("serve", serve),
     ("teach", teach),
 ):

@@ -26,6 +26,7 @@ COMMANDS = [
     "extract-features",
     "eval",
     "retrieve",
+    "explain",
     "export",
     "encode",
     "index",
@@ -101,7 +102,7 @@ def test_every_command_has_help_with_an_example_that_parses(command: str) -> Non
 
 def test_a_shell_completes_commands_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_DPCE_COMPLETE", "complete_bash")
-    for words, completed in (("dpce exp", ["export"]), ("dpce encode --qu", ["--query"])):
+    for words, completed in (("dpce expo", ["export"]), ("dpce encode --qu", ["--query"])):
         monkeypatch.setenv("COMP_WORDS", words)
         monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
         assert dpce().stdout.split() == completed

@@ -43,11 +43,11 @@ def draw_explanation(path: Path, photo: Image.Image, explanation: Explanation, r
     top = MARGIN + shown.height + GAP
     most = max((abs(word.share) for word in explanation.words if word.share is not None), default=0) or 1.0
     for line in lines:
-        for word, left, width in line:
+        for word, text, left, width in line:
             box = (MARGIN + left, top, MARGIN + left + width, top + 36)
             if word.share is not None:
                 draw.rounded_rectangle(box, 6, _shade(word.share / most))
-            lettering.draw(draw, (box[0] + 8, top + 3), word.text, 22, FAINT if word.share is None else INK)
+            lettering.draw(draw, (box[0] + 8, top + 3), text, 22, FAINT if word.share is None else INK)
             lettering.draw(draw, (box[0] + 8, top + 38), _share(word), 14, FAINT)
         top += _LINE
     note = f"similarity {explanation.similarity:.3f}; below each word: how much lower it is without the word"
@@ -72,17 +72,17 @@ def draw_heat(photo: Image.Image, heat: Heat) -> Image.Image:
     return Image.fromarray((pale + _STRENGTH * warmth * (colour - pale)).astype(np.uint8))
 
 
-def _lines(words: tuple[Word, ...], lettering: Lettering) -> list[list[tuple[Word, int, int]]]:
-    """The words in lines no wider than `WIDTH`, each with its left edge and its width."""
-    lines = list[list[tuple[Word, int, int]]]()
+def _lines(words: tuple[Word, ...], lettering: Lettering) -> list[list[tuple[Word, str, int, int]]]:
+    """The words in lines no wider than `WIDTH`, each with what is written of it, its left edge and its width."""
+    lines = list[list[tuple[Word, str, int, int]]]()
     left = WIDTH
     for word in words:
-        text = max(lettering.width(word.text, 22), lettering.width(_share(word), 14))
-        width = min(WIDTH, round(text) + 16)
+        text = " ".join(lettering.wrap(word.text, 22, WIDTH - 16, max_lines=1))
+        width = 16 + round(max(lettering.width(text, 22), lettering.width(_share(word), 14)))
         if left + width > WIDTH:
             lines.append([])
             left = 0
-        lines[-1].append((word, left, width))
+        lines[-1].append((word, text, left, width))
         left += width + 8
     return lines
 

@@ -63,8 +63,8 @@ def test_words_are_shaded_by_their_shares(tmp_path: Path) -> None:
         below = sheet.convert("RGB").crop((0, MARGIN + WIDTH // 2 + 1, sheet.width, sheet.height))
     colours, counts = np.unique(np.asarray(below, np.int16).reshape(-1, 3), axis=0, return_counts=True)
     warm = (colours[:, 0] - colours[:, 2])[counts > 500]
-    assert (warm > 20).sum() == 2  # a strong shade and a weak one
-    assert (warm < -20).sum() == 1
+    assert (warm > 40).sum() == 2  # a strong shade and a weak one
+    assert (warm < -40).sum() == 1
 
 
 @pytest.mark.parametrize("text", ["子犬が走る 🐶", "x" * 5_000, "", "two\nlines\x1b[31m", os.fsdecode(b"caf\xe9")])
