@@ -37,7 +37,8 @@ _STATIC = Path(__file__).parent / "static"
 _MOST_UPLOAD = 30 * 2**20
 _UPLOAD_SECONDS = 60
 _MOST_HITS = 1000
-_SIZES = {"small": 400, "large": 1600}
+LARGE = 1600
+_SIZES = {"small": 400, "large": LARGE}
 _SHOWN_PROBLEMS = 20
 
 
@@ -151,6 +152,7 @@ def photo_of(gallery: Gallery, key: str) -> Path:
 
 def build_app(searches: Searches, galleries_folder: Path) -> Starlette:
     """The page over some galleries. `safety.Guard` must stand before it."""
+    from dpce_cli.web.explanations import explanation_routes
 
     def state(request: Request) -> JSONResponse:
         shown = []
@@ -189,6 +191,7 @@ def build_app(searches: Searches, galleries_folder: Path) -> Starlette:
             Route("/state", state),
             Route("/search", search, methods=["GET", "POST"]),
             Route("/photo/{gallery}/{size}/{key}", photo),
+            *explanation_routes(searches),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],
         exception_handlers={DpceError: _refused, HTTPException: _refused},

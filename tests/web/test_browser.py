@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import threading
@@ -10,11 +11,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import uvicorn
 from playwright.sync_api import Page, expect, sync_playwright
 
 from dpce_cli.core.galleries.gallery import Gallery
+from dpce_cli.core.retrieval import explaining
+from dpce_cli.core.retrieval.explaining import Explanation, Heat, Word
 from dpce_cli.web.pages import Notes, Searches, build_app
 from dpce_cli.web.safety import Guard
 from tests.core.galleries.conftest import Place
@@ -111,3 +115,44 @@ def test_a_chosen_photo_finds_photos_at_a_phones_width(page: Page, tmp_path: Pat
     page.locator("#file").set_input_files(tmp_path / "photos" / "blue.png")
     expect(page.locator("#hits button").first).to_have_accessible_name("1: blue.png")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_why_a_photo_was_found_is_shown_and_hidden_again(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.zeros((12, 12), np.float32)
+    values[0, 0] = 1
+    words = {"red": 0.2, "zebra": None}
+    made = Explanation(
+        sentence="red zebra",
+        similarity=0.4,
+        words=tuple(Word(text=text, share=share, is_known=share is not None) for text, share in words.items()),
+        heat=Heat(values=values, part=(0.0, 0.0, 1.0, 1.0)),
+    )
+    monkeypatch.setattr(explaining, "explain", lambda model, photo, sentence: made)
+    page.goto(page.url.split("?")[0] + "?text=red zebra")
+    page.locator("#hits button").first.click()
+    large = page.get_by_role("dialog", name="Photo")
+    button, image, text = (
+        large.get_by_role("button", name="Why this photo?"),
+        large.locator("img"),
+        large.locator(".why"),
+    )
+    expect(text).to_be_hidden()
+
+    button.click()
+    expect(text).to_have_text("red zebra Strongest part: upper left.")
+    expect(image).to_have_attribute("src", re.compile(r"^/why/photos/.*/heat\?text=red\+zebra$"))
+    expect(image).to_have_js_property("complete", value=True)
+    assert image.evaluate("one => one.naturalWidth") > 0
+    expect(text.get_by_text("red")).to_have_css("background-color", "rgba(240, 120, 20, 0.75)")
+
+    button.click()
+    expect(text).to_be_hidden()
+    expect(image).to_have_attribute("src", re.compile("^/photo/photos/large/"))
+    button.click()
+    page.keyboard.press("ArrowRight")  # the next photo comes without its heat
+    expect(text).to_be_hidden()
+    expect(button).to_have_attribute("aria-pressed", "false")
+
+    large.get_by_role("button", name="More like this").click()
+    page.locator("#hits button").first.click()
+    expect(button).to_be_hidden()  # there is no sentence to explain

@@ -69,6 +69,11 @@ class Explanation:
     heat: Heat | None
     """None: the image CNN has no map that is fine enough."""
 
+    def strength(self, word: Word) -> float:
+        """A word's share relative to the largest one, from -1 to 1; 0 if it is not read."""
+        most = max(abs(other.share or 0.0) for other in self.words)
+        return (word.share or 0.0) / most if most else 0.0
+
 
 def explain(model: Model, photo: Image.Image, sentence: str) -> Explanation:
     """Leave out each word of the sentence, and each part of the photo, and compare the similarities.

@@ -41,12 +41,11 @@ def draw_explanation(path: Path, photo: Image.Image, explanation: Explanation, r
     sheet.paste(shown, (MARGIN + (WIDTH - shown.width) // 2, MARGIN))
     draw = ImageDraw.Draw(sheet)
     top = MARGIN + shown.height + GAP
-    most = max((abs(word.share) for word in explanation.words if word.share is not None), default=0) or 1.0
     for line in lines:
         for word, text, left, width in line:
             box = (MARGIN + left, top, MARGIN + left + width, top + 36)
             if word.share is not None:
-                draw.rounded_rectangle(box, 6, _shade(word.share / most))
+                draw.rounded_rectangle(box, 6, _shade(explanation.strength(word)))
             lettering.draw(draw, (box[0] + 8, top + 3), text, 22, FAINT if word.share is None else INK)
             lettering.draw(draw, (box[0] + 8, top + 38), _share(word), 14, FAINT)
         top += _LINE

@@ -115,7 +115,52 @@ function open(index) {
   dialog.querySelector("img").alt = hit.name;
   dialog.querySelector(".name").textContent = [hit.name, hit.date, percent(hit)].filter(Boolean).join(" · ");
   dialog.querySelector(".path").textContent = hit.path;
+  plain();
   if (!dialog.open) dialog.showModal();
+}
+
+function plain() { // the photo without its heat map
+  const button = $("#large button[name=why]");
+  button.hidden = Boolean(upload) || !address().get("text");
+  button.setAttribute("aria-pressed", "false");
+  $("#large .why").hidden = true;
+}
+
+async function why() {
+  const button = $("#large button[name=why]"), image = $("#large img"), hit = hits[shown], text = $("#large .why");
+  if (button.getAttribute("aria-pressed") === "true") {
+    image.src = source(hit, "large");
+    return plain();
+  }
+  const asked = new URLSearchParams({ text: address().get("text") });
+  const at = (what) => `/why/${encodeURIComponent($("#gallery").value)}/${hit.key}/${what}?${asked}`;
+  button.setAttribute("aria-pressed", "true");
+  text.hidden = false;
+  text.textContent = "Computing…";
+  let answer, found;
+  try {
+    answer = await fetch(at("words"));
+    found = answer.ok ? await answer.json() : await answer.text();
+  } catch {
+    found = "The server does not answer. Is dpce serve still running?";
+  }
+  if (hit !== hits[shown] || button.getAttribute("aria-pressed") !== "true") return;
+  if (!found.words) {
+    text.textContent = found;
+    return;
+  }
+  image.src = at("heat");
+  text.replaceChildren(...found.words.flatMap((one) => [shaded(one), " "]));
+  text.append(found.where ? `Strongest part: ${found.where}.` : "Which part of the photo matters, this image CNN cannot say.");
+}
+
+function shaded({ word, share, strength, is_known }) {
+  const mark = document.createElement("span"), colour = strength > 0 ? "240 120 20" : "70 130 220";
+  mark.className = share === null ? "word faint" : "word";
+  mark.textContent = word;
+  mark.title = share !== null ? `Without this word: ${(-share).toFixed(3)}` : is_known ? "not read" : "unknown, ignored";
+  mark.style.backgroundColor = `rgb(${colour} / ${Math.abs(0.75 * strength)})`;
+  return mark;
 }
 
 const say = (text) => { $("#status").textContent = text; };
@@ -148,6 +193,7 @@ $("#large").onclick = (event) => {
   if (name === "before") open(shown - 1);
   if (name === "after") open(shown + 1);
   if (name === "copy") navigator.clipboard.writeText(hits[shown].path).then(() => { event.target.textContent = "Copied"; });
+  if (name === "why") why();
   if (name === "like") {
     const key = hits[shown].key;
     upload = null;
