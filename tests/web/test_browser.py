@@ -139,7 +139,7 @@ def test_why_a_photo_was_found_is_shown_and_hidden_again(page: Page, monkeypatch
     expect(text).to_be_hidden()
 
     button.click()
-    expect(text).to_have_text("red zebra Strongest part: upper left.")
+    expect(text).to_have_text("red zebra Ignored: zebra. Strongest part: upper left.")
     expect(image).to_have_attribute("src", re.compile(r"^/why/photos/.*/heat\?text=red\+zebra$"))
     expect(image).to_have_js_property("complete", value=True)
     assert image.evaluate("one => one.naturalWidth") > 0

@@ -151,6 +151,8 @@ async function why() {
   }
   image.src = at("heat");
   text.replaceChildren(...found.words.flatMap((one) => [shaded(one), " "]));
+  const ignored = found.words.filter((one) => one.share === null).map((one) => one.word);
+  if (ignored.length) text.append(`Ignored: ${ignored.join(", ")}. `);
   text.append(found.where ? `Strongest part: ${found.where}.` : "Which part of the photo matters, this image CNN cannot say.");
 }
 
