@@ -76,8 +76,7 @@ def _print(photo: Path, explanation: Explanation) -> None:
     typer.echo(f"similarity {explanation.similarity:.3f}; a word's share is how much it falls without this word")
     if heat:
         (row, column), (rows, columns) = heat.strongest, heat.values.shape
-        typer.echo(
-            f"strongest part of the photo: {heat.where} (row {row + 1} of {rows}, column {column + 1} of {columns})"
-        )
+        at = "" if heat.where == "none" else f" (row {row + 1} of {rows}, column {column + 1} of {columns})"
+        typer.echo(f"strongest part of the photo: {heat.where}{at}")
     else:
-        typer.echo("the image CNN has no map that is fine enough to say which part of the photo matters")
+        typer.echo("which part of the photo matters cannot be said: the image CNN has no map with enough cells")

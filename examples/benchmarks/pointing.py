@@ -82,7 +82,7 @@ def share_in(boxes: list[Box], points: np.ndarray[Any, np.dtype[np.float64]]) ->
 
 
 def measure(options: argparse.Namespace) -> None:
-    from dpce_cli.core.retrieval.explaining import explain
+    from dpce_cli.core.retrieval.explaining import explain, explain_words
     from dpce_cli.core.sharing.finding import find_model
     from dpce_cli.core.text.tokenizer import tokenize
     from dpce_cli.core.workspace.workspace import Workspace
@@ -113,9 +113,11 @@ def measure(options: argparse.Namespace) -> None:
     for fact, colour_of in colours.items():
         tells = raises = 0
         for right, wrong, caption in pairs_of(fact, options.pairs, options.seed):
-            pictures = [drawing.draw_scene(scene, SIZE, random.Random(caption)) for scene in (right, wrong)]
+            pictures = model.encode_images(
+                drawing.draw_scene(scene, SIZE, random.Random(caption)) for scene in (right, wrong)
+            )
             first, second = (
-                np.array([word.share for word in explain(model, picture, caption).words]) for picture in pictures
+                np.array([word.share for word in explain_words(model, picture, caption)[0]]) for picture in pictures
             )
             words = tokenize(caption, lowercase=True)
             is_colour = np.array([word == colour_of(right) for word in words])
@@ -128,7 +130,7 @@ def measure(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--workspace", type=Path, default=Path("dpce-workspace"))
-    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--scenes", type=int, default=150)
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1, help="not that of the training scenes")
     measure(parser.parse_args())

@@ -53,7 +53,9 @@ class Heat:
 
     @property
     def where(self) -> str:
-        """Where in the photo the strongest block is, such as "upper left"."""
+        """Where in the photo the strongest block is, such as "upper left"; "none" speaks for the sentence."""
+        if self.values.max() <= 0:
+            return "none"
         across, down = (min(2, int(3 * share)) for share in self.middle(*self.strongest))
         if across == down == 1:
             return "middle"
@@ -84,23 +86,34 @@ def explain(model: Model, photo: Image.Image, sentence: str) -> Explanation:
     Raises:
         QueryError: the model knows no word of the sentence.
     """
-    view = views_in_testing(model.config.image)
-    views = view(photo, 0).to(model.device or "cpu")
+    views = views_in_testing(model.config.image)(photo, 0).to(model.device or "cpu")
     embedding = encode_images(model.image_encoder, views[None])[0].numpy()
+    words, text = explain_words(model, embedding, sentence)
+    return Explanation(
+        sentence=sentence,
+        similarity=float(text @ embedding),
+        words=words,
+        heat=_heat(model, views, embedding, text, photo.size),
+    )
+
+
+def explain_words(model: Model, embedding: Array, sentence: str) -> tuple[tuple[Word, ...], Array]:
+    """The words of a sentence with their shares, and the embedding of the sentence `(dim,)`.
+
+    Args:
+        embedding: (dim,), the photo's.
+
+    Raises:
+        QueryError: the model knows no word of the sentence.
+    """
     tokens = tokenize(sentence, lowercase=model.vocabulary.lowercase)
     known = [index for index, token in enumerate(tokens) if token in model.vocabulary]
     read = known[: model.config.text.max_words]
     texts = _without_each(model, [tokens[index] for index in read] or [sentence])
     similarities = texts @ embedding
     shares = dict(zip(read, (similarities[0] - similarities[1:]).tolist(), strict=True))
-    return Explanation(
-        sentence=sentence,
-        similarity=float(similarities[0]),
-        words=tuple(
-            Word(text=token, share=shares.get(index), is_known=index in known) for index, token in enumerate(tokens)
-        ),
-        heat=_heat(model, views, embedding, texts[0], photo.size),
-    )
+    words = (Word(text=token, share=shares.get(index), is_known=index in known) for index, token in enumerate(tokens))
+    return tuple(words), texts[0]
 
 
 def _without_each(model: Model, words: Sequence[str]) -> Array:

@@ -153,7 +153,7 @@ async function why() {
   text.replaceChildren(...found.words.flatMap((one) => [shaded(one), " "]));
   const ignored = found.words.filter((one) => one.share === null).map((one) => one.word);
   if (ignored.length) text.append(`Ignored: ${ignored.join(", ")}. `);
-  text.append(found.where ? `Strongest part: ${found.where}.` : "Which part of the photo matters, this image CNN cannot say.");
+  text.append(found.where ? `Strongest part: ${found.where}.` : "Which part of the photo matters cannot be said for this image CNN.");
 }
 
 function shaded({ word, share, strength, is_known }) {

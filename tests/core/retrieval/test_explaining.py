@@ -126,3 +126,7 @@ def test_a_block_of_the_central_crop_is_named_by_its_place_in_the_photo() -> Non
     values = np.zeros((6, 6), np.float32)
     values[0, 0] = 1
     assert Heat(values=values, part=(0.4, 0.1, 0.6, 0.9)).where == "upper"
+
+
+def test_where_no_block_speaks_for_the_sentence_none_is_the_strongest() -> None:
+    assert Heat(values=np.full((6, 6), -0.1, np.float32), part=(0.0, 0.0, 1.0, 1.0)).where == "none"
