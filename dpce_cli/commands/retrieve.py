@@ -68,7 +68,10 @@ def retrieve(
     agreement of the captions that other people wrote for the same photo.
 
     Any number of terms can be added to a query and taken away from it. A term is a sentence or image:PATH. Its weight
-    is relative to the query's: 1, 2 for a sentence that is added to a photo, and 0.5 for --minus, or as given.
+    is relative to the query's: 1, 2 for a sentence that is added to a photo, and 0.5 for --minus. Another weight comes
+    first, as in 2:people; before a digit, a number and a colon are no weight, as in 7:30.
+
+    With terms, too, a photo ranks captions in a split, and photos in a gallery of photos.
 
     Example: dpce retrieve --query "a blonde woman in blue hailing a taxi" --sheet taxi.png
 

@@ -39,8 +39,12 @@ class Term:
 def parse_term(text: str, *, is_minus: bool) -> Term:
     """A term as a person types it: a sentence or `image:PATH`, and before it, if wanted, a weight and a colon.
 
+    A number and a colon before a digit are a time or a ratio, and belong to the sentence.
+
     >>> parse_term("2:sunset", is_minus=False)
     Term(what='sunset', weight=2.0, is_minus=False)
+    >>> parse_term("7:30 in the morning", is_minus=False)
+    Term(what='7:30 in the morning', weight=None, is_minus=False)
     >>> parse_term("image:rex.jpg", is_minus=True).what
     PosixPath('rex.jpg')
 
@@ -48,7 +52,7 @@ def parse_term(text: str, *, is_minus: bool) -> Term:
         QueryError: the weight is 0 or not finite, or nothing follows.
     """
     option = "--minus" if is_minus else "--plus"
-    match = re.fullmatch(r"(?:(\d*\.?\d+):)?(.*)", text.strip(), flags=re.DOTALL)
+    match = re.fullmatch(r"(?:(\d*\.?\d+):(?!\d))?(.*)", text.strip(), flags=re.DOTALL)
     assert match is not None
     number, rest = match[1], match[2].strip()
     weight = float(number) if number else None

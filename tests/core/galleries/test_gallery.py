@@ -16,6 +16,7 @@ from dpce_cli.core.galleries import gallery as module
 from dpce_cli.core.galleries.catalogue import About, Catalogue, Found, make_current
 from dpce_cli.core.galleries.gallery import Gallery, change_model, recorded_model
 from dpce_cli.core.galleries.overview import gallery_states
+from dpce_cli.core.retrieval.combining import Term
 from dpce_cli.core.retrieval.hits import Filters
 from dpce_cli.core.retrieval.hubness import Bank
 from dpce_cli.core.retrieval.relevance import Relevances
@@ -87,6 +88,32 @@ def test_hubs_are_corrected_among_sentences_for_photos(place: Place) -> None:
     by_photo = [hit.score for hit in opened(place).search(place.add("red.png", (255, 0, 0)))]
     assert by_photo == pytest.approx([1 - 1 / 2, (1 - 1 / 2) / np.sqrt(2)])
     assert [hit.score for hit in opened(place).search("red")] == pytest.approx([1, 1 / np.sqrt(2)])
+
+
+def test_terms_rank_by_the_similarity_to_the_weighted_sum(place: Place) -> None:
+    colours = {
+        "red.png": (255, 0, 0),
+        "purple.png": (255, 0, 255),
+        "orange.png": (255, 128, 0),
+        "blue.png": (0, 0, 255),
+    }
+    red, *_ = [place.add(name, colour) for name, colour in colours.items()]
+    place.index()
+
+    def check(query: str | Path, terms: list[Term], combined: tuple[float, float, float], first: str) -> None:
+        scores = {
+            name: np.dot(colour, combined) / np.linalg.norm(colour) / np.linalg.norm(combined)
+            for name, colour in colours.items()
+        }
+        hits = opened(place).search(query, terms=terms)
+        assert [Path(hit.path).name for hit in hits] == sorted(colours, key=lambda name: -scores[name])
+        assert [hit.score for hit in hits] == pytest.approx(sorted(scores.values(), reverse=True), abs=1e-6)
+        assert Path(hits[0].path).name == first
+
+    check("red", [Term(what="green")], (1, 1, 0), "orange.png")
+    check("red", [Term(what="blue", weight=3.0)], (1, 0, 3), "blue.png")
+    check("red blue", [Term(what="blue", is_minus=True)], (0.5**0.5, 0, 0.5**0.5 - 0.5), "red.png")
+    check(red, [Term(what="blue")], (1, 0, 2), "purple.png")
 
 
 def test_relevance_is_told_between_photos_and_sentences_where_hubs_are_corrected(place: Place) -> None:

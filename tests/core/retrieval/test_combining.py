@@ -26,6 +26,8 @@ def model(learning_stage1: Trained, tiny_cnn: None) -> Model:
         ("image:a b.jpg", Path("a b.jpg"), None),
         ("3:image:x.jpg", Path("x.jpg"), 3.0),
         ("at 10:30", "at 10:30", None),
+        ("7:30 in the morning", "7:30 in the morning", None),
+        ("2: 3 people", "3 people", 2.0),
     ],
 )
 def test_a_term_is_a_sentence_or_a_photo_with_or_without_a_weight(
