@@ -99,7 +99,7 @@ def test_teaching_that_is_killed_at_the_end_changes_nothing_and_runs_again(works
 def test_words_that_cannot_be_learnt_are_named(workspace: Path, table: Path) -> None:
     known = write(table, [(f"{n:06}.png", "a man" if n else "a man and rex") for n in range(4)])
     error = dpce("teach", "photos", "--captions", known, workspace=workspace).error
-    assert "the model knows each word of the 4 captions or is in captions of fewer than 3 photos (rex)" in error
+    assert "the model knows each word of the 4 captions, except words in captions of fewer than 3 photos (rex)" in error
     missing = write(table, [("nosuch.png", "rex")])
     assert (
         f"{missing}:2: nosuch.png: the gallery 'photos' has no such photo"

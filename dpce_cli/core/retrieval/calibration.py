@@ -26,7 +26,7 @@ _ROUNDS = 50
 
 
 def fit_relevance(store: FeatureStore) -> Relevances | None:
-    """Fit both curves on up to 1,000 images of a split; None where no image has several captions.
+    """Fit both curves on up to 1,000 images of a split; None if no image has several captions.
 
     Args:
         store: embeddings and hubness of photos that are used neither for training nor for testing.

@@ -46,7 +46,7 @@ class Swap:
 def measure_details(model: Model, store: FeatureStore, kinds: Kinds) -> dict[str, DetailAccuracy | None]:
     """Swap one word of each kind in the captions of a split, and count how often the photo prefers the true caption.
 
-    Words are replaced by those that the model knows. Equal similarities count as wrong. None where there is no swap.
+    Words are replaced by those that the model knows. Equal similarities count as wrong. None if there is no swap.
 
     Args:
         store: the split's embeddings by `model`.
@@ -68,7 +68,7 @@ def measure_details(model: Model, store: FeatureStore, kinds: Kinds) -> dict[str
 
 
 def _known_words(model: Model, caption: str) -> list[str]:
-    """What the model reads of a caption."""
+    """The words of a caption that the model reads."""
     words = tokenize(caption, lowercase=model.vocabulary.lowercase)
     return [word for word in words if word in model.vocabulary][: model.config.text.max_words]
 

@@ -99,7 +99,7 @@ def _fit_relevance(workspace: Workspace, checkpoint: Checkpoint, store: FeatureS
 
 
 def _bank(embedding: _Embedding) -> Bank | None:
-    """Embeddings of some training photos and their captions; None, with a warning, where no photo can be read."""
+    """Embeddings of some training photos and their captions; None, with a warning, if no photo can be read."""
     train, root = embedding.dataset.split("train"), embedding.dataset.root
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:BANK_PHOTOS].sort().values
     images = [train[index] for index in chosen.tolist()]

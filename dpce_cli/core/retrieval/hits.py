@@ -32,11 +32,11 @@ class Hit:
     caption: str
     """The caption or sentence; empty for an image without captions."""
     date: str | None = None
-    """When a gallery's photo was taken, `2024-05-01T10:30:01`, where its EXIF data says so."""
+    """When a gallery's photo was taken, `2024-05-01T10:30:01`, if its EXIF data says so."""
 
     @property
     def percent(self) -> str:
-        """The relevance for people; empty where it is not known."""
+        """The relevance for people; empty if it is not known."""
         return "" if self.relevance is None else f"{100 * self.relevance:.0f} %"
 
 

@@ -107,7 +107,7 @@ def corrected_for_hubs(store: FeatureStore) -> FeatureStore:
 
 
 def with_hubness(embeddings: Tensor, hubness: Tensor | None) -> NDArray[np.float32]:
-    """Rows of a gallery: (items, dim) embeddings, each with minus its hubness (items,), which is 0 where it is None.
+    """Rows of a gallery: (items, dim) embeddings, each with minus its hubness (items,), or with 0 if that is None.
 
     The dot product with a query of the other kind and a 1 is the corrected score, and with a query of the same kind and
     a 0 the cosine: two photos, or two sentences, are compared without a correction.

@@ -98,7 +98,7 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of all that decides an embedding: embeddings can be compared only where it is the same."""
+        """SHA-256, in hex, of all that decides an embedding. Embeddings of two fingerprints cannot be compared."""
         image, model = self.config.image, self.config.model
         views = (image.backbone, image.resize, image.squash, image.crop, image.mirror, image.test_view)
         words = (self.vocabulary.fingerprint, self.config.text.max_words, model.position_shift)

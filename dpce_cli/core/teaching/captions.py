@@ -91,7 +91,7 @@ class CaptionsOfGallery:
         self.path = folder / "captions.csv"
 
     def read(self) -> list[WrittenCaption]:
-        """All captions; none where no one was written yet.
+        """All captions; an empty list if none was written yet.
 
         Raises:
             WorkspaceError: the file cannot be read, or is not as `add` wrote it.
@@ -117,7 +117,7 @@ class CaptionsOfGallery:
         return captions
 
     def add(self, photo: Photo, text: str, model: str) -> WrittenCaption:
-        """Keep a caption, on one line.
+        """Store a caption on one line.
 
         Args:
             model: fingerprint of the gallery's model.
@@ -131,7 +131,7 @@ class CaptionsOfGallery:
         return added
 
     def add_all(self, captions: Iterable[tuple[Photo, str, str | None]], model: str) -> list[WrittenCaption]:
-        """Keep several captions or, if one of them is wrong, none; see `add`.
+        """Store several captions, or none if one of them is wrong; see `add`.
 
         Args:
             captions: each with its photo, and a split for a photo without captions, or None for the usual one.
@@ -153,7 +153,7 @@ class CaptionsOfGallery:
         return added
 
     def remove(self, content: str, caption: str) -> None:
-        """Take back a caption of a photo.
+        """Remove a caption of a photo.
 
         Raises:
             DataError: the photo has no such caption.

@@ -22,7 +22,7 @@ from dpce_cli.core.retrieval.ranks import SAME_SIMILARITY
 from dpce_cli.core.teaching.captions import CaptionsOfGallery
 
 FEWEST = 5
-"""Captioned photos, below which a measure says nothing."""
+"""Fewer captioned photos measure too little."""
 _LEVEL = 1.959964
 """Standard deviations of a confidence of 95 %."""
 _CUTOFFS = (1, 5, 10)
@@ -64,7 +64,7 @@ class GalleryEvaluation:
     plain: dict[str, MeasuredDirection]
     """"image_to_text" and "text_to_image" by plain cosines."""
     hubs_corrected: dict[str, MeasuredDirection] | None
-    """The same with hubs corrected, as in search; None where the gallery does not correct them."""
+    """The same with hubs corrected, as in search; None if the gallery does not correct them."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, in the form of a split's evaluation."""
@@ -77,7 +77,7 @@ class GalleryEvaluation:
 def evaluate_gallery(folder: Path, model: Model, captions: CaptionsOfGallery, reporter: Reporter) -> GalleryEvaluation:
     """Measure retrieval in both directions with the captions of photos that a model was not trained on.
 
-    A caption ranks all photos of the gallery, and a photo all captions that the person wrote. Where several photos have
+    A caption ranks all photos of the gallery, and a photo all captions that the person wrote. If several photos have
     the same caption, each of them is right for it, and counts neither for nor against the others.
 
     The photos are those that a person chose to caption, not a random sample of the gallery.
@@ -199,7 +199,7 @@ def _recall(value: float, photos: int) -> Recall:
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
     """The 95 % confidence interval of a share of `count` independent trials (Wilson 1927).
 
-    The captions of one photo are not independent. Counting photos instead of captions takes them for wholly dependent,
+    The captions of one photo are not independent. Counting photos instead of captions treats them as fully dependent,
     which makes the interval too wide rather than too narrow.
 
     >>> low, high = wilson_interval(0.5, 10)

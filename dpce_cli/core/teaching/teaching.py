@@ -6,7 +6,7 @@
       teaching.lock held by the process that teaches
 
 Teaching always begins with the same base model and uses all captions of the train split, so that a caption that is
-taken back is forgotten. The gallery gets the new model in one step at the end; a process that is killed before that
+removed is forgotten. The gallery gets the new model in one step at the end; a process that is killed before that
 changes nothing.
 """
 
@@ -53,13 +53,13 @@ class TeachingResult:
     model: str
     """Folder or hub name of the model that the gallery uses now."""
     evaluation: GalleryEvaluation | None
-    """On the photos that it was not trained on; None where they are too few."""
+    """On the photos that it was not trained on; None if they are too few."""
 
 
 def teach_gallery(workspace: Workspace, name: str, reporter: Reporter) -> TeachingResult:
     """Have the model of a gallery learn the new words of the captions that were written for it.
 
-    Where no word is left to learn because captions were taken back, the gallery gets its base model again.
+    If no word is left to learn because captions were removed, the gallery gets its base model again.
 
     Raises:
         DataError: there is no word to learn.
@@ -131,7 +131,7 @@ def _base(
 
 
 def _other_photos(contents: dict[str, int], rows: Tensor, written: Sequence[WrittenCaption]) -> Tensor:
-    """Embeddings of photos of the gallery without captions, where the model has no bank."""
+    """Embeddings of photos of the gallery without captions, if the model has no bank."""
     described = {contents[one.content] for one in written if one.content in contents}
     others = torch.tensor([row for row in range(len(rows)) if row not in described], dtype=torch.long)
     chosen = torch.randperm(len(others), generator=generator_for(0, "other photos"))[:BANK_PHOTOS]
@@ -151,7 +151,7 @@ def _evaluation(
 def _nothing_to_learn(name: str, words: NewWords, texts: Sequence[str]) -> str:
     if not texts:
         return f"gallery '{name}': no caption is written for its photos; write some, or name a table with --captions"
-    rare = f" or is in captions of fewer than {FEWEST_PHOTOS} photos ({', '.join(words.too_few)})"
+    rare = f", except words in captions of fewer than {FEWEST_PHOTOS} photos ({', '.join(words.too_few)})"
     return (
         f"gallery '{name}': there is nothing to learn: the model knows each word of the {len(texts)} captions"
         f"{rare if words.too_few else ''}; give what the model should learn a name of its own, in captions of at least "
@@ -188,8 +188,8 @@ def _card(
     learnt = ", ".join(f"`{word}` ({count} photos)" for word, count in words.enough.items())
     section = (
         f"{_SECTION}\nThis is the model `{base.name}` ({base.fingerprint[:12]}), which has learnt new words from "
-        f"{captions:,} captions of {photos:,} photos of its owner: {learnt}. All else is unchanged; results above "
-        "are the base model's.\n"
+        f"{captions:,} captions of {photos:,} photos of its owner: {learnt}. Everything else is "
+        "unchanged; the results above are the base model's.\n"
     )
     return f"{text.rstrip()}\n{section}{_results(evaluation) if evaluation else ''}"
 

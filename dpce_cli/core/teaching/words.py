@@ -27,14 +27,14 @@ from dpce_cli.core.text.tokenizer import tokenize
 from dpce_cli.core.text.vocabulary import Vocabulary, pack_token_ids
 
 FEWEST_PHOTOS = 3
-"""Photos whose captions have a word, below which the word is not learnt: it would mean these photos only."""
+"""A word in the captions of fewer photos is not learnt: it would mean these photos only."""
 _STEPS = 100
 _BATCH = 64
 _LEARNING_RATE = 0.05
 _SCALE = 8.0
 """Of the cosines in the softmax; with 16, a name is bound too closely to its few photos."""
 _DROPPED = 0.6
-"""Share of the known words that each step leaves out, so that they do not explain a photo in the name's place."""
+"""Share of the known words that each step leaves out, so that they do not explain a photo instead of the name."""
 
 
 @dataclass(frozen=True, kw_only=True)

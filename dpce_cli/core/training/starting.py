@@ -31,8 +31,8 @@ def config_to_continue(config: Config, start: Model, *, feature_cache: bool) -> 
     """`config` with everything that decides what the weights of `start` mean: its photos, words and sizes.
 
     The other settings of Stage I stay, but the image CNN is frozen, and so are the classes, if they begin at the
-    photos' embeddings (see `start_classes_at_photos`): with classes that learn, too, the encoders followed them and
-    forgot what they knew.
+    photos' embeddings (see `start_classes_at_photos`): when the classes learnt, too, the encoders followed them
+    and forgot what they knew.
     """
     multipliers = replace(config.stage1.multipliers, backbone=0.0, backbone_bias=0.0)
     if feature_cache and start.config.model.classifier_scale:
@@ -104,8 +104,8 @@ def _vectors(word_vectors: WordVectors, lowercase: bool) -> Mapping[str, Row]:
 def start_classes_at_photos(model: DualEncoder, training_set: TrainingSet) -> None:
     """Set the weights of each class to the mean direction of its photos' embeddings (Qi et al. 2018, imprinting).
 
-    With random weights, the first steps would move what the encoders have learnt towards them. Needs cached features of
-    the photos and cosines in the classifier; without them, the weights stay random, and learn.
+    With random weights, the first steps would pull the encoders away from what they have learnt. Needs cached features
+    of the photos and cosines in the classifier; without them, the weights stay random, and learn.
 
     Qi et al.: Low-Shot Learning with Imprinted Weights, CVPR 2018.
     """
