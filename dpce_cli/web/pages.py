@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import io
 import os
-import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import closing
@@ -22,20 +20,19 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from dpce_cli.core.errors import DataError, DpceError
+from dpce_cli.core.errors import DpceError
 from dpce_cli.core.galleries.gallery import Gallery, can_search, open_gallery
 from dpce_cli.core.galleries.overview import gallery_states
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.combining import parse_term
 from dpce_cli.core.retrieval.hits import Hit
 from dpce_cli.core.retrieval.thumbnails import Thumbnails
+from dpce_cli.web.uploads import uploaded_photo
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _STATIC = Path(__file__).parent / "static"
-_MOST_UPLOAD = 30 * 2**20
-_UPLOAD_SECONDS = 60
 _MOST_HITS = 1000
 LARGE = 1600
 _SIZES = {"small": 400, "large": LARGE}
@@ -166,7 +163,7 @@ def build_app(searches: Searches, galleries_folder: Path) -> Starlette:
         return JSONResponse({"galleries": shown})
 
     async def search(request: Request) -> JSONResponse:
-        upload = await _uploaded(request) if request.method == "POST" else None
+        upload = await uploaded_photo(request) if request.method == "POST" else None
         return JSONResponse(await run_in_threadpool(searches.search, request, upload))
 
     def photo(request: Request) -> Response:
@@ -196,33 +193,6 @@ def build_app(searches: Searches, galleries_folder: Path) -> Starlette:
         ],
         exception_handlers={DpceError: _refused, HTTPException: _refused},
     )
-
-
-async def _uploaded(request: Request) -> Image.Image:
-    """The photo in the body of a request."""
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(_UPLOAD_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > _MOST_UPLOAD:
-                    raise HTTPException(413, f"the photo has more than {_MOST_UPLOAD // 2**20} MiB; use a smaller copy")
-                parts.append(part)
-    except TimeoutError:
-        raise HTTPException(408, "the photo took too long to arrive; send it again") from None
-    return await run_in_threadpool(_decoded, b"".join(parts))
-
-
-def _decoded(photo: bytes) -> Image.Image:
-    from dpce_cli.core.data.images import load_image
-
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(photo)
-        file.flush()
-        try:
-            return load_image(Path(file.name))
-        except DataError as error:
-            raise HTTPException(400, f"the photo {str(error).removeprefix(f'{file.name}: ')}") from error
 
 
 def _refused(request: Request, error: Exception) -> Response:

@@ -14,7 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from dpce_cli.core.galleries.gallery import Gallery
-from dpce_cli.web.pages import _MOST_UPLOAD, Notes, Searches, build_app
+from dpce_cli.web.pages import Notes, Searches, build_app
 from tests.core.galleries.conftest import ColourModel, Place
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -140,14 +140,6 @@ def test_what_cannot_be_searched_is_said_in_words(
 ) -> None:
     answer = page.get("/search", params=params)
     assert (answer.status_code, words in answer.text) == (status, True)
-
-
-def test_uploads_that_are_no_photo_or_too_large_are_refused(page: TestClient) -> None:
-    broken = page.post("/search", params={"gallery": "photos"}, content=b"no photo")
-    assert (broken.status_code, broken.text.startswith("the photo not a JPEG")) == (400, True)
-    assert "/tmp" not in broken.text
-    large = page.post("/search", params={"gallery": "photos"}, content=b"x" * (_MOST_UPLOAD + 1))
-    assert (large.status_code, "more than 30 MiB" in large.text) == (413, True)
 
 
 def test_the_state_counts_photos_and_names_what_cannot_be_read(page: TestClient) -> None:
