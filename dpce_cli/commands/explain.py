@@ -26,8 +26,9 @@ def explain(
 ) -> None:
     """Show why a photo fits a sentence: what each word and each part of the photo adds to their similarity.
 
-    A word's share is how much the similarity falls when the word is left out. Parts of the photo are left out in a
-    feature map of the image CNN; the heat map shows where this takes away most of what is special to the sentence.
+    The similarity is the plain cosine, without the correction for hubs that retrieve makes. A word's share is how much
+    it falls when the word is left out. Parts of the photo are left out in a feature map of the image CNN. The heat map
+    shows where this takes away most of what is special to the sentence.
 
     Example: dpce explain street.png "a blonde woman in blue hailing a taxi" --sheet why.png
     """

@@ -1,12 +1,15 @@
 """Embeddings of a photo of which one part after another is left out (Zeiler and Fergus 2014, section 4.2).
 
 They cover parts of the photo with a grey square. Here, a window of a feature map of the CNN is filled with zeros, and
-the rest of the network is computed again, for all windows in one batch.
+the rest of the network is computed again, for many windows in one batch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,30 +22,40 @@ BLOCKS = 12
 """Rows of blocks, and columns, of a square photo. Deeper maps with fewer cells see nearly the whole photo in each."""
 WINDOW = 4
 """Rows and columns of blocks in a window."""
+_AT_ONCE = 64
+"""Windows that pass the rest of the network together: bounds memory for photos of any shape."""
+
+
+class FeatureMap(NamedTuple):
+    place: str
+    """Name of the part of the CNN that gives the map."""
+    rows: int
+    columns: int
 
 
 @torch.inference_mode()
-def find_map(encoder: ImageEncoder, view: Tensor) -> str | None:
-    """The last place in the encoder's CNN whose map has at least `BLOCKS` rows and columns; None: there is none.
+def find_map(encoder: ImageEncoder, view: Tensor) -> FeatureMap | None:
+    """The last map in the encoder's CNN that has at least `BLOCKS` rows and columns; None: there is none.
 
     Args:
         encoder: in eval mode.
         view: uint8 `(3, height, width)`, on the encoder's device.
     """
-    calls: dict[str, list[torch.Size]] = {}
-    modules = dict(encoder.backbone.named_modules())
+    shapes: dict[str, list[torch.Size]] = {}
 
     def record(name: str) -> Any:
-        return lambda module, given, maps: calls.setdefault(name, []).append(maps.shape)
+        return lambda module, given, maps: shapes.setdefault(name, []).append(maps.shape)
 
-    hooks = [modules[name].register_forward_hook(record(name)) for name in places(encoder.backbone)]
-    try:
+    with ExitStack() as hooks:
+        for name in places(encoder.backbone):
+            hooks.enter_context(_hook(encoder, name, record(name)))
         encoder.window_features(view[None])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    fine = [name for name, shapes in calls.items() if len(shapes) == 1 and _is_fine(shapes[0], view.shape)]
-    return fine[-1] if fine else None
+    found = [
+        FeatureMap(name, *of_calls[0][2:])
+        for name, of_calls in shapes.items()
+        if len(of_calls) == 1 and _is_fine(of_calls[0], view.shape)
+    ]
+    return found[-1] if found else None
 
 
 def _is_fine(maps: torch.Size, view: torch.Size) -> bool:
@@ -52,9 +65,19 @@ def _is_fine(maps: torch.Size, view: torch.Size) -> bool:
     return abs(maps[2] - maps[3] * view[1] / view[2]) <= 1
 
 
+@contextmanager
+def _hook(encoder: ImageEncoder, place: str, hook: Callable[..., Any]) -> Iterator[None]:
+    """In the context, `hook(module, inputs, maps)` is called with the maps at `place`, and may return others."""
+    handle = encoder.backbone.get_submodule(place).register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @torch.inference_mode()
-def encode_without_windows(encoder: ImageEncoder, view: Tensor, place: str, *, mirrored: bool = False) -> Tensor:
-    """Embed a view of a photo once per window of the map at `place`, with zeros in this window.
+def encode_without_windows(encoder: ImageEncoder, view: Tensor, of: FeatureMap, *, mirrored: bool = False) -> Tensor:
+    """Embed a view of a photo once per window of a map, with zeros in this window.
 
     The map is divided into blocks: `BLOCKS` on its short side, and as many as fit on its long side. There is a window
     of `WINDOW` by `WINDOW` blocks at every position, also where a part of it is outside of the map.
@@ -62,32 +85,29 @@ def encode_without_windows(encoder: ImageEncoder, view: Tensor, place: str, *, m
     Args:
         encoder: in eval mode.
         view: uint8 `(3, height, width)`, on the encoder's device.
-        place: name of a part of the CNN, from `find_map`.
+        of: from `find_map`.
         mirrored: the view is a mirror image; the windows are mirrored, too, and cover what they cover in the photo.
 
     Returns:
         f_img before its ReLU, not normalised: `(blocks down + WINDOW - 1, blocks across + WINDOW - 1, embedding_dim)`.
     """
-    shape = list[int]()
+    short = min(of.rows, of.columns)
+    in_row, in_column = (_windows(cells, round(BLOCKS * cells / short)) for cells in (of.rows, of.columns))
+    if mirrored:
+        in_column = in_column.flip(1)
+    kept = ~(in_row[:, None, :, None] & in_column[None, :, None, :]).flatten(0, 1)[:, None].to(view.device)
+    embeddings = list[Tensor]()
+    for some in kept.split(_AT_ONCE):  # (windows, 1, rows, columns)
+        with _hook(encoder, of.place, partial(_masked, some)):
+            features = encoder.window_features(view[None])
+        embeddings += encoder.head(features.reshape(-1, encoder.feature_dim)).unflatten(0, (len(some), -1)).mean(1)
+    of_windows: Tensor = torch.stack(embeddings).unflatten(0, (len(in_row), len(in_column)))
+    return of_windows
 
-    def leave_out(module: nn.Module, given: Any, maps: Tensor) -> Tensor:
-        short = min(maps.shape[2:])
-        in_row, in_column = (_windows(cells, round(BLOCKS * cells / short)) for cells in maps.shape[2:])
-        if mirrored:
-            in_column = in_column.flip(1)
-        shape.extend((len(in_row), len(in_column)))
-        is_in = in_row[:, None, :, None] & in_column[None, :, None, :]
-        filled: Tensor = maps * (~is_in).flatten(0, 1)[:, None].to(maps)  # (windows, channels, rows, columns)
-        return filled
 
-    hook = encoder.backbone.get_submodule(place).register_forward_hook(leave_out)
-    try:
-        features = encoder.window_features(view[None])
-    finally:
-        hook.remove()
-    embeddings: Tensor = encoder.head(features.reshape(-1, encoder.feature_dim))
-    of_windows: Tensor = embeddings.unflatten(0, (*shape, -1))
-    return of_windows.mean(2)
+def _masked(kept: Tensor, module: nn.Module, given: Any, maps: Tensor) -> Tensor:
+    masked: Tensor = maps * kept
+    return masked
 
 
 def _windows(cells: int, blocks: int) -> Tensor:

@@ -136,10 +136,10 @@ def _heat(model: Model, views: Tensor, embedding: Array, text: Array, size: tupl
         size: width and height of the photo.
     """
     encoder = model.image_encoder
-    place = find_map(encoder, views[0])
-    if place is None:
+    found = find_map(encoder, views[0])
+    if found is None:
         return None
-    windows = [encode_without_windows(encoder, one, place, mirrored=index == 1) for index, one in enumerate(views)]
+    windows = [encode_without_windows(encoder, one, found, mirrored=index == 1) for index, one in enumerate(views)]
     without = F.normalize(torch.stack(windows).float().sum(0), dim=2).cpu().numpy()
     own = text - (text @ model.common_text) * model.common_text
     drops = torch.from_numpy((embedding - without) @ own)

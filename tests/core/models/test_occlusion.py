@@ -38,8 +38,9 @@ def block(index: int, size: int) -> slice:
 @pytest.mark.parametrize("pooling", [(1, 1), (2, 3)])
 def test_a_crop_without_each_window_is_what_a_cut_cnn_gives_for_changed_maps(pooling: tuple[int, int]) -> None:
     encoder, view = build("resnet18", 96, "layer2", pooling), random_view(96, 96)
-    assert find_map(encoder, view) == "layer2"  # 12 x 12; the map of layer3 is 6 x 6
-    windows = encode_without_windows(encoder, view, "layer2")
+    found = find_map(encoder, view)
+    assert found == ("layer2", 12, 12)  # the map of layer3 is 6 x 6
+    windows = encode_without_windows(encoder, view, found)
     assert windows.shape == (15, 15, 8)
     with torch.inference_mode():
         maps = encoder.frozen_maps(view[None])
@@ -52,8 +53,9 @@ def test_a_crop_without_each_window_is_what_a_cut_cnn_gives_for_changed_maps(poo
 
 def test_a_whole_photo_without_each_window_is_the_mean_over_its_windows() -> None:
     encoder, view = build("resnet18", 64), random_view(96, 192)
-    assert find_map(encoder, view) == "layer2"
-    windows = encode_without_windows(encoder, view, "layer2")
+    found = find_map(encoder, view)
+    assert found == ("layer2", 12, 24)
+    windows = encode_without_windows(encoder, view, found)
     assert windows.shape == (15, 27, 8)
     for row, column in ((0, 0), (4, 11), (14, 26)):
         rows, columns = block(row - 3, 1), block(column - 3, 1)
@@ -85,7 +87,7 @@ def test_a_whole_photo_without_each_window_is_the_mean_over_its_windows() -> Non
 def test_the_last_map_of_at_least_twelve_rows_and_columns_is_taken(backbone: str, side: int, place: str | None) -> None:
     encoder, view = build(backbone, side), random_view(side, side)
     found = find_map(encoder, view)
-    assert found == place
+    assert (found and found.place) == place
     assert not any(module._forward_hooks for module in encoder.modules())
     if found:
         assert encode_without_windows(encoder, view, found).shape == (15, 15, 8)
