@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import uvicorn
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect, sync_playwright
 
 from dpce_cli.core.galleries.gallery import Gallery
@@ -156,3 +158,26 @@ def test_why_a_photo_was_found_is_shown_and_hidden_again(page: Page, monkeypatch
     large.get_by_role("button", name="More like this").click()
     page.locator("#hits button").first.click()
     expect(button).to_be_hidden()  # there is no sentence to explain
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_that_keeps_people_out(page: Page, scheme: Literal["light", "dark"]) -> None:
+    def check(what: str) -> None:
+        found = Axe().run(page)
+        assert not found.violations_count, f"{what}: {found.generate_report()}"
+
+    page.emulate_media(color_scheme=scheme)
+    expect(page.locator("#state")).to_contain_text("3 photos")
+    check("start")
+    page.locator("#text").fill("green")
+    page.keyboard.press("Enter")
+    expect(page.locator("#hits button")).to_have_count(3)
+    page.locator("#term").fill("3:blue")
+    page.get_by_label("Photos should show this, too").click()
+    expect(page.locator("#hits button").first).to_have_accessible_name("1: blue.png")
+    check("results")
+    page.set_viewport_size({"width": 1280, "height": 800})
+    check("results on a desktop")
+    page.locator("#hits button").first.click()
+    expect(page.get_by_role("dialog", name="Photo")).to_be_visible()
+    check("large view")
