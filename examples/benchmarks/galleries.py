@@ -26,9 +26,9 @@ DIM, QUERIES = 512, 50
 Rows = npt.NDArray[np.float32]
 
 
-def rows(count: int, seed: int, noise: float) -> Rows:
+def rows(count: int, seed: int, noise: float, dim: int = DIM) -> Rows:
     """Points around 2,000 centres, each `noise` times as far from its centre as the centre is from the origin."""
-    random, centres = np.random.default_rng(seed), np.random.default_rng(0).normal(size=(2000, DIM)).astype(np.float32)
+    random, centres = np.random.default_rng(seed), np.random.default_rng(0).normal(size=(2000, dim)).astype(np.float32)
     points = centres[random.integers(0, len(centres), count)]
     points += noise * random.normal(size=points.shape).astype(np.float32)
     return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
@@ -39,17 +39,19 @@ def without_hubness(points: Rows) -> Rows:
     return np.concatenate([points, np.zeros((len(points), 1), np.float32)], axis=1)
 
 
-def make_gallery(folder: Path, count: int, fingerprint: str, model: str) -> float:
+def make_gallery(folder: Path, count: int, fingerprint: str, model: str, dim: int = DIM) -> float:
     """A gallery of random embeddings; returns the seconds that its FAISS index took."""
     made = folder / "generation-1"
-    with closing(Catalogue.create(made, About("photos", DIM + 1, fingerprint, model, "synthetic", False))) as catalogue:
+    with closing(Catalogue.create(made, About("photos", dim + 1, fingerprint, model, "synthetic", False))) as catalogue:
         root = catalogue.add_root(Path("/photos"))
         for start in range(0, count, 20_000):
             numbers = range(start, min(count, start + 20_000))
             with catalogue.transaction():
                 for number in numbers:
                     catalogue.put(root, Found(b"%08d.jpg" % number, 1, 1), b"%032d" % number, None)
-            catalogue.append([number + 1 for number in numbers], without_hubness(rows(len(numbers), start + 1, 1.0)))
+            catalogue.append(
+                [number + 1 for number in numbers], without_hubness(rows(len(numbers), start + 1, 1.0, dim))
+            )
         make_current(made)
         begin = time.perf_counter()
         update_index(made, catalogue.embeddings(catalogue.row_count()), Reporter())
