@@ -87,7 +87,7 @@ def succeed(*arguments: str | Path, workspace: Path | None = None) -> Outcome:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that was written by `dpce` with `TinyCNN`."""
-    with tiny_resnet18():
+    with tiny_resnet10():
         return load_checkpoint(path, remedy="dpce train-stage1")
 
 
@@ -99,13 +99,13 @@ def check_arguments(line: str) -> None:
 
 
 def _main_on_tiny_cnn() -> None:
-    """`dpce` with `TinyCNN` in the place of ResNet-18."""
-    with tiny_resnet18():
+    """`dpce` with `TinyCNN` in the place of ResNet-10."""
+    with tiny_resnet10():
         main()
 
 
-def tiny_resnet18() -> AbstractContextManager[object]:
-    return patch.dict(backbones.VARIANTS, {"resnet18": TinyCNN})
+def tiny_resnet10() -> AbstractContextManager[object]:
+    return patch.dict(backbones.VARIANTS, {"resnet10": TinyCNN})
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def prepare_vocab(
     ] = 0.1,
     train_images: Annotated[
         int, typer.Option("--train-images", min=2, help="scenes: number of training pictures.")
-    ] = 1500,
+    ] = 3000,
     test_images: Annotated[
         int, typer.Option("--test-images", min=1, help="scenes: number of validation pictures, and of test pictures.")
     ] = 200,

@@ -165,7 +165,7 @@ class RankingStageConfig(StageConfig):
     detail_margin: float = 0.05
     """Margin of that loss."""
     details: str = "english"
-    """Words that are swapped: "english", or the path of a TOML file of words."""
+    """Words that are swapped: "english", "scenes" (for the built-in scenes), or the path of a TOML file of words."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpce_cli.core.scenes.dataset import sample_splits
-from dpce_cli.core.scenes.facts import CAR_COLOURS, CLOTHES, ITEM_COLOURS, SKIES, Scene
+from dpce_cli.core.scenes.facts import CLOTHES, ITEM_COLOURS, SKIES, VEHICLE_COLOURS, Scene
 from dpce_cli.core.sharing.finding import workspace_model
 from dpce_cli.core.workspace.artefacts import load_features
 from dpce_cli.core.workspace.workspace import Workspace
@@ -30,7 +30,7 @@ TOP = 10
 def minus_queries() -> list[tuple[str, str, Callable[[Scene], bool]]]:
     """A sentence, what is taken away, and which scenes are right."""
     return [
-        *(("a car", f"a {colour} car", partial(_has_other_car, colour)) for colour in CAR_COLOURS),
+        *(("a car", f"a {colour} car", partial(_has_other_car, colour)) for colour in VEHICLE_COLOURS["car"]),
         *(("an umbrella", f"a {c} umbrella", partial(_has_other, "umbrella", "item", c, "")) for c in ITEM_COLOURS),
         *(
             (f"a {kind} hailing a taxi", SKY[sky], partial(_hails_under_another, sky, kind))

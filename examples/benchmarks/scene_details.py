@@ -36,21 +36,15 @@ def with_first(scene: Scene, **values: str) -> Scene:
     return replace(scene, people=(replace(first, **values), *others))
 
 
-def with_sides_swapped(scene: Scene) -> Scene:
-    swapped = (replace(person, side=facts.opposite(person.side)) for person in reversed(scene.people))
-    return replace(scene, people=tuple(swapped))
-
-
-COUNTERPART = {"woman": "man", "man": "woman", "girl": "boy", "boy": "girl"}
 CHANGES: dict[str, tuple[int, Callable[[Scene, random.Random], Scene]]] = {
     "clothes": (1, lambda s, rng: with_first(s, clothes=other(facts.CLOTHES, s.people[0].clothes, rng))),
-    "man/woman": (1, lambda s, rng: with_first(s, kind=COUNTERPART[s.people[0].kind])),
+    "man/woman": (1, lambda s, rng: with_first(s, kind=facts.COUNTERPART[s.people[0].kind])),
     "hair": (1, lambda s, rng: with_first(s, hair=other(facts.HAIR[:-1], s.people[0].hair, rng))),
     "house's colour": (1, lambda s, rng: replace(s, house_colour=other(facts.HOUSE_COLOURS, s.house_colour, rng))),
     "one or two houses": (1, lambda s, rng: replace(s, houses=3 - s.houses)),
-    "person left or right": (1, lambda s, rng: with_sides_swapped(s)),
+    "person left or right": (1, lambda s, rng: facts.with_sides_swapped(s)),
     "houses left or right": (1, lambda s, rng: replace(s, house_side=facts.opposite(s.house_side))),
-    "two people's sides": (2, lambda s, rng: with_sides_swapped(s)),
+    "two people's sides": (2, lambda s, rng: facts.with_sides_swapped(s)),
 }
 """By the name of a fact: the number of people in the scene, and what changes the fact."""
 

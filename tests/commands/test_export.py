@@ -24,7 +24,7 @@ def test_the_best_model_is_written_as_a_folder(workspace: Path, tmp_path: Path) 
     outcome = succeed("export", folder, "--licence", "cc-by-4.0", workspace=workspace)
 
     assert re.fullmatch(
-        rf"Stage 2 model of data set 'scenes': {re.escape(str(folder))} \(\d+\.\d MB, resnet18, \d+ words\)\n",
+        rf"Stage 2 model of data set 'scenes': {re.escape(str(folder))} \(\d+\.\d MB, resnet10, \d+ words\)\n",
         outcome.stdout,
     )
     assert outcome.stderr == ""

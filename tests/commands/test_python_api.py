@@ -11,7 +11,7 @@ import pytest
 
 import dpce_cli
 from dpce_cli.core.workspace.workspace import Workspace
-from tests.command_line import succeed, tiny_resnet18
+from tests.command_line import succeed, tiny_resnet10
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def run(code: str) -> dict[str, Any]:
     for sentence, known in (("two dogs in the snow", "a woman in blue"), ("a red bus", "a man")):
         code = code.replace(sentence, known)
     names: dict[str, Any] = {}
-    with tiny_resnet18():
+    with tiny_resnet10():
         exec(code, names)
     return names
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision import models
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.data.records import CaptionedImage
@@ -66,21 +67,21 @@ def dataset_file(folder: Path, name: str) -> Path:
     return path
 
 
-class TinyCNN(nn.Module):
+class TinyCNN(models.ResNet):
     """Replaces a ResNet in tests for which its size does not matter."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, stride=2, bias=False)
+        nn.Module.__init__(self)
+        self.conv1 = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.conv2 = nn.Conv2d(16, 32, 3, stride=2, bias=False)
+        self.conv2 = nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(32)
-        self.avgpool = nn.Identity()
-        self.fc: nn.Module = nn.Linear(32, 10)
+        self.avgpool = nn.AdaptiveMaxPool2d(1)
+        self.fc = nn.Linear(32, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(images))))))
-        pooled: Tensor = self.fc(maps.flatten(2).amax(2))
+        pooled: Tensor = self.fc(self.avgpool(maps).flatten(1))
         return pooled
 
 
@@ -131,10 +132,13 @@ def tiny_config(weights: Path | None, *settings: str) -> Config:
             "image.resize=40",
             "image.crop=32",
             "image.cached_crops=1",
+            "image.pooling=[1,1]",
             "text.max_words=10",
             "model.embedding_dim=16",
             "model.word_dim=12",
             "model.text_width=0.05",
+            "model.text_blocks=[1,1,1]",
+            "stage2.detail_weight=0",
             *stages,
             *settings,
         ]

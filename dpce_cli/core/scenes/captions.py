@@ -131,6 +131,11 @@ class _Writer:
         self._stated[person]["side"] = person.side
         return f"on the {person.side}"
 
+    def placed(self, person: Person, *, brief: bool = False) -> str:
+        """Describe a person, and half of the time the side: `a blonde woman in blue on the left`."""
+        described = self.person(person, brief=brief)
+        return f"{described} {self.side(person)}" if self.rng.random() < 0.5 else described
+
     def two_people(self) -> str:
         self._stated["people"].update(what="people", number="2")
         return "two people"
@@ -189,10 +194,12 @@ class _Writer:
 
 
 def _plain(write: _Writer) -> str:
-    """a blonde woman in blue hailing a taxi; half of the captions add a detail, such as: at night"""
+    """a blonde woman in blue hailing a taxi; most captions add a detail, such as: on the left"""
     who = write.people[0]
     text = f"{write.person(who, brief=True)} {write.doing(who)}"
-    detail = write.rng.choice(("", "", "sky", "around"))
+    detail = write.rng.choice(("", "side", "sky", "around"))
+    if detail == "side":
+        return f"{text} {write.side(who)}"
     if detail == "sky":
         return f"{text} {write.sky()}"
     return f"{text} {write.around(1)}" if detail else text
@@ -201,7 +208,7 @@ def _plain(write: _Writer) -> str:
 def _headline(write: _Writer) -> str:
     """fair-haired lady wearing blue flags down a cab near two trees at night"""
     who = write.people[-1]
-    text = f"{write.person(who).removeprefix('a ')} {write.does(who)}"
+    text = f"{write.placed(who).removeprefix('a ')} {write.does(who)}"
     if len(write.people) == 1:
         return f"{text} {write.around(1)} {write.sky()}"
     return f"{text} next to {write.person(write.people[0], brief=True)}"
@@ -210,7 +217,7 @@ def _headline(write: _Writer) -> str:
 def _sky_first(write: _Writer) -> str:
     """at night, a blonde woman in blue is hailing a taxi while a man in red walks a brown dog"""
     first, *others = write.people
-    text = f"{write.sky()}, {write.person(first, brief=bool(others))} is {write.doing(first)}"
+    text = f"{write.sky()}, {write.placed(first, brief=bool(others))} is {write.doing(first)}"
     if not others:
         return f"{text} {write.around(2)}"
     return f"{text} while {write.person(others[0], brief=True)} {write.does(others[0])}"
@@ -227,9 +234,12 @@ def _street(write: _Writer) -> str:
     """two red houses and a tree on a street where a blonde woman in blue is hailing a taxi at night"""
     first, *others = write.people
     place = write.houses()
+    names_side = write.rng.random() < 0.5
+    if names_side:
+        place += f" {write.house_side()}"
     if others:
         deeds = " and ".join(f"{write.person(who, brief=True)} {write.doing(who)}" for who in write.people)
         return f"{write.two_people()} near {place}, {deeds}"
-    if write.scene.trees:
+    if write.scene.trees and not names_side:
         place += f" and {write.trees()}"
     return f"{place} on a street where {write.person(first)} is {write.doing(first)} {write.sky()}"

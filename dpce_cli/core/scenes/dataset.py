@@ -20,6 +20,7 @@ from dpce_cli.core.scenes.facts import (
     QUERY_PERSON,
     Facts,
     Scene,
+    change_one_fact,
     facts_of,
     is_true,
     sample_scene,
@@ -87,7 +88,10 @@ def _origin(seed: int, counts: Mapping[str, int], size: int) -> dict[str, Any]:
 
 
 def sample_splits(seed: int, counts: Mapping[str, int]) -> dict[str, list[Scene]]:
-    """Sample scenes that all have different facts; exactly one scene of the test split is right for the query."""
+    """Sample scenes that all have different facts; exactly one scene of the test split is right for the query.
+
+    Training scenes come in pairs that differ in one fact, so that no fact can be left out to tell all scenes apart.
+    """
     rng = random.Random(f"{seed} scenes")
     seen: set[Facts] = set()
     splits: dict[str, list[Scene]] = {}
@@ -97,7 +101,10 @@ def sample_splits(seed: int, counts: Mapping[str, int]) -> dict[str, list[Scene]
         splits[split] = []
         while len(splits[split]) < count:
             is_answer = len(splits[split]) == answer
-            scene = sample_scene(rng, QUERY_PERSON if is_answer else None)
+            if split == "train" and len(splits[split]) % 2:
+                scene = change_one_fact(splits[split][-1], rng)
+            else:
+                scene = sample_scene(rng, QUERY_PERSON if is_answer else None)
             facts = facts_of(scene)
             if facts in seen or (split == "test" and is_true(QUERY_FACTS, facts) != is_answer):
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,15 @@ Thing = frozenset[tuple[str, str]]
 """What is known or stated about one thing: a set of (attribute, value)."""
 Facts = frozenset[Thing]
 
+COUNTERPART = {"woman": "man", "man": "woman", "girl": "boy", "boy": "girl"}
 HAIR = ("blonde", "brown", "black", "red", "grey")
 CLOTHES = ("blue", "red", "green", "yellow", "purple", "white", "orange", "pink")
-CAR_COLOURS = ("red", "blue", "green", "white", "black")
+VEHICLE_COLOURS = {
+    "car": ("red", "blue", "green", "white", "black"),
+    "bus": ("red", "blue", "green"),
+    "taxi": ("yellow",),
+    "": ("",),
+}
 HOUSE_COLOURS = ("red", "blue", "yellow", "white", "pink")
 SKIES = ("sunny", "sunset", "night", "rain", "snow")
 ITEM_COLOURS = ("red", "blue", "green", "yellow", "purple", "pink")
@@ -101,17 +107,53 @@ def sample_scene(rng: random.Random, only_person: Mapping[str, Any] | None = Non
         vehicle = "taxi"
     else:
         vehicle = rng.choice(("", "car", "car", "car", "bus", "taxi"))
-    colours = {"car": CAR_COLOURS, "bus": ("red", "blue", "green"), "taxi": ("yellow",), "": ("",)}
     return Scene(
         people=tuple(sorted(people, key=lambda person: person.side)),
         vehicle=vehicle,
-        vehicle_colour=rng.choice(colours[vehicle]),
+        vehicle_colour=rng.choice(VEHICLE_COLOURS[vehicle]),
         houses=rng.choice((1, 2)),
         house_colour=rng.choice(HOUSE_COLOURS),
         house_side=rng.choice(("left", "right")),
         trees=rng.choice((0, 1, 2, 3)),
         sky=rng.choice(SKIES),
     )
+
+
+def change_one_fact(scene: Scene, rng: random.Random) -> Scene:
+    """A scene that differs from `scene` in one fact, more often in a side or the number of houses than in others."""
+    index = rng.randrange(len(scene.people))
+    person = scene.people[index]
+
+    def with_person(**values: str) -> Scene:
+        people = (replace(one, **values) if one is person else one for one in scene.people)
+        return replace(scene, people=tuple(people))
+
+    def other(values: Sequence[Any], value: Any) -> Any:
+        return rng.choice([one for one in values if one != value])
+
+    changes = [
+        lambda: with_person(kind=COUNTERPART[person.kind]),
+        lambda: with_person(hair=other(HAIR[:-1] if person.is_child else HAIR, person.hair)),
+        lambda: with_person(clothes=other(CLOTHES, person.clothes)),
+        *[lambda: with_sides_swapped(scene)] * 3,
+        *[lambda: replace(scene, houses=3 - scene.houses)] * 2,
+        lambda: replace(scene, house_colour=other(HOUSE_COLOURS, scene.house_colour)),
+        *[lambda: replace(scene, house_side=opposite(scene.house_side))] * 2,
+        lambda: replace(scene, trees=other((0, 1, 2, 3), scene.trees)),
+        lambda: replace(scene, sky=other(SKIES, scene.sky)),
+    ]
+    if scene.vehicle in ("car", "bus"):
+        colours = VEHICLE_COLOURS[scene.vehicle]
+        changes.append(lambda: replace(scene, vehicle_colour=other(colours, scene.vehicle_colour)))
+    if person.item:
+        changes.append(lambda: with_person(item=other(ITEMS_OF_ACTION[person.action], person.item)))
+    return rng.choice(changes)()
+
+
+def with_sides_swapped(scene: Scene) -> Scene:
+    """Every person on the other side of the picture."""
+    people = (replace(person, side=opposite(person.side)) for person in reversed(scene.people))
+    return replace(scene, people=tuple(people))
 
 
 def _sample_person(rng: random.Random, side: str, except_action: str) -> Person:

@@ -12,18 +12,20 @@ Kinds = Mapping[str, Sequence[Sequence[str]]]
 """Groups of words that replace each other, by kind of detail."""
 
 _ENGLISH = Path(__file__).with_name("details.toml")
+_NAMED = {"english": _ENGLISH, "scenes": _ENGLISH.with_name("details_scenes.toml")}
 
 
 def read_details(source: str) -> Kinds:
     """Read the words of each kind of detail.
 
     Args:
-        source: "english" for the words of dpce, or the path of a TOML file like `core/text/details.toml`.
+        source: "english" for the words of dpce, "scenes" for those of the built-in scenes, or the path of a TOML file
+            like `core/text/details.toml`.
 
     Raises:
         DataError: it cannot be read, is not TOML, or a kind is not a list of strings of at least two different words.
     """
-    path = _ENGLISH if source == "english" else Path(source)
+    path = _NAMED.get(source) or Path(source)
     try:
         kinds = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -161,7 +161,14 @@ class TrainingSet:
         self.swaps = None
         if isinstance(self.stage, RankingStageConfig) and self.stage.detail_weight:
             kinds = read_details(self.stage.details)
-            self.swaps = DetailSwaps(kinds, vocabulary, self.token_ids, self.instance_of_text, self.instances)
+            self.swaps = DetailSwaps(
+                kinds,
+                vocabulary,
+                self.token_ids,
+                self.instance_of_text,
+                self.instances,
+                spare_named=self.stage.details != "scenes",  # most scenes have things on both sides
+            )
         self.features = (
             cached_features(cache, dataset, encoder, config.image, split="train", workers=workers, reporter=reporter)
             if cache

@@ -15,17 +15,23 @@ from dpce_cli.core.text.vocabulary import Vocabulary
 class DetailSwaps:
     """Swaps one word of training captions for another word of its group.
 
-    A word replaces no other where a caption of the same instance has it: then it may be true.
-
     Args:
         kinds: groups of words that replace each other. A word in several groups is replaced by words of all of them.
         token_ids: `(captions, words)` training captions, 0 = blank.
         instance_of_text: `(captions,)`
         instances: number of instances.
+        spare_named: replace no word by one that a caption of the same instance has, since it may be true.
     """
 
     def __init__(
-        self, kinds: Kinds, vocabulary: Vocabulary, token_ids: Tensor, instance_of_text: Tensor, instances: int
+        self,
+        kinds: Kinds,
+        vocabulary: Vocabulary,
+        token_ids: Tensor,
+        instance_of_text: Tensor,
+        instances: int,
+        *,
+        spare_named: bool = True,
     ) -> None:
         groups = [vocabulary.token_ids(group) for groups in kinds.values() for group in groups]
         details = sorted({word for group in groups for word in group})
@@ -39,7 +45,8 @@ class DetailSwaps:
             self._replaces[columns[:, None], columns] = True
         self._replaces.fill_diagonal_(False)
         self._is_named = torch.zeros(instances, len(self._word), dtype=torch.bool)
-        self._is_named[instance_of_text[:, None], self._column[token_ids]] = True
+        if spare_named:
+            self._is_named[instance_of_text[:, None], self._column[token_ids]] = True
 
     def draw(self, token_ids: Tensor, instance_ids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Swap one random detail of each caption that has one.

@@ -19,7 +19,15 @@ from dpce_cli.core.scenes.canvas import PAINT, Colour
 from dpce_cli.core.scenes.captions import FEWEST_WORDS, MOST_WORDS, write_captions
 from dpce_cli.core.scenes.dataset import build_scenes, sample_splits
 from dpce_cli.core.scenes.drawing import draw_scene
-from dpce_cli.core.scenes.facts import QUERY, QUERY_FACTS, Person, Scene, facts_of, is_true, sample_scene
+from dpce_cli.core.scenes.facts import (
+    QUERY,
+    QUERY_FACTS,
+    Person,
+    Scene,
+    facts_of,
+    is_true,
+    sample_scene,
+)
 
 COUNTS = {"train": 12, "val": 3, "test": 5}
 PLAIN = Scene(
@@ -130,6 +138,31 @@ def test_no_two_scenes_of_any_splits_have_the_same_facts() -> None:
     splits = sample_splits(1, {"train": 3000, "val": 200, "test": 200})
     facts = [facts_of(scene) for scenes in splits.values() for scene in scenes]
     assert len(set(facts)) == len(facts) == 3400
+
+
+def differing_values(one: Scene, other: Scene) -> list[str]:
+    """The names of the attributes that differ: of the scene, and of each person by position."""
+    pairs = [(one, other), *zip(one.people, other.people, strict=True)]
+    return [
+        name
+        for first, second in pairs
+        for name in first.__slots__
+        if name != "people" and getattr(first, name) != getattr(second, name)
+    ]
+
+
+def test_training_scenes_are_pairs_that_differ_in_one_fact() -> None:
+    train = sample_splits(0, {"train": 400})["train"]
+    changes = [differing_values(one, other) for one, other in zip(train[::2], train[1::2], strict=True)]
+    alone = Counter(names[0] for names in changes if len(names) == 1)
+    assert alone.keys() == {
+        "kind", "hair", "clothes", "item", "side", "vehicle_colour", "houses", "house_colour", "house_side", "trees",
+        "sky",
+    }  # fmt: skip
+    for one, other, names in zip(train[::2], train[1::2], changes, strict=True):
+        if len(names) > 1:
+            assert len(one.people) == 2  # they changed sides
+            assert {replace(person, side="") for person in one.people} == {replace(p, side="") for p in other.people}
 
 
 @pytest.mark.parametrize("count", [1, 2, 200])

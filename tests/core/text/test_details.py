@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 
 import pytest
 
 from dpce_cli.core.errors import DataError
+from dpce_cli.core.scenes.captions import write_captions
+from dpce_cli.core.scenes.dataset import sample_splits
 from dpce_cli.core.text.details import read_details
 
 
@@ -12,6 +16,13 @@ def test_the_words_of_dpce_are_read() -> None:
     kinds = read_details("english")
     assert kinds["left or right"] == [["left", "right"]]
     assert kinds["man or woman"] == [["man", "woman"], ["men", "women"]]
+
+
+def test_every_detail_of_the_scenes_is_a_word_of_their_captions() -> None:
+    scenes = sample_splits(0, {"train": 300})["train"]
+    captions = [caption.text for i, scene in enumerate(scenes) for caption in write_captions(scene, random.Random(i))]
+    written = set(re.findall("[a-z]+", " ".join(captions)))
+    assert {word for groups in read_details("scenes").values() for group in groups for word in group} <= written
 
 
 @pytest.mark.parametrize(

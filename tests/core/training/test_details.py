@@ -101,3 +101,9 @@ def test_the_words_of_dpce_have_swaps() -> None:
     swapped, caption = swaps.draw(token_ids, torch.arange(3), generator_for("sides"))
     assert swapped.tolist() == [[1, 3], [1, 2]]
     assert caption.tolist() == [0, 1]
+
+
+def test_words_that_another_caption_names_are_swapped_in_on_request() -> None:
+    swaps = DetailSwaps(KINDS, VOCABULARY, TOKEN_IDS, OWNERS, instances=len(CAPTIONS), spare_named=False)
+    drawn = {_draw(swaps, number)["two red dogs"] for number in range(100)}
+    assert drawn == {"three red dogs", "two pink dogs", "two blue dogs"}
