@@ -146,6 +146,7 @@ def _config(network: Network, config: Config) -> Config:
         crop=224,
         mirror=True,
         test_view="full",
+        pooling=(1, 1),
     )
     try:
         return replace(config, text=text, image=image, model=model)
