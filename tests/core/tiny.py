@@ -67,7 +67,7 @@ def dataset_file(folder: Path, name: str) -> Path:
     return path
 
 
-class TinyCNN(models.ResNet):
+class TinyCNN(models.ResNet):  # type: ignore[misc]  # torchvision has no types
     """Replaces a ResNet in tests for which its size does not matter."""
 
     def __init__(self) -> None:

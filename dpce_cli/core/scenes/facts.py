@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,7 +131,7 @@ def change_one_fact(scene: Scene, rng: random.Random) -> Scene:
     def other(values: Sequence[Any], value: Any) -> Any:
         return rng.choice([one for one in values if one != value])
 
-    changes = [
+    changes: list[Callable[[], Scene]] = [
         lambda: with_person(kind=COUNTERPART[person.kind]),
         lambda: with_person(hair=other(HAIR[:-1] if person.is_child else HAIR, person.hair)),
         lambda: with_person(clothes=other(CLOTHES, person.clothes)),

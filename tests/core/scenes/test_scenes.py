@@ -142,7 +142,10 @@ def test_no_two_scenes_of_any_splits_have_the_same_facts() -> None:
 
 def differing_values(one: Scene, other: Scene) -> list[str]:
     """The names of the attributes that differ: of the scene, and of each person by position."""
-    pairs = [(one, other), *zip(one.people, other.people, strict=True)]
+    pairs: list[tuple[Scene, Scene] | tuple[Person, Person]] = [
+        (one, other),
+        *zip(one.people, other.people, strict=True),
+    ]
     return [
         name
         for first, second in pairs
