@@ -72,9 +72,9 @@ class TinyCNN(models.ResNet):  # type: ignore[misc]  # torchvision has no types
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
-        self.conv1 = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(3, 16, 2, stride=2, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.conv2 = nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(16, 32, 2, stride=2, bias=False)
         self.bn2 = nn.BatchNorm2d(32)
         self.avgpool = nn.AdaptiveMaxPool2d(1)
         self.fc = nn.Linear(32, 10)
