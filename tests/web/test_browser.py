@@ -16,14 +16,17 @@ import numpy as np
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from dpce_cli.core.galleries.gallery import Gallery
+from dpce_cli.core.galleries.indexing import index_gallery
+from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval import explaining
 from dpce_cli.core.retrieval.explaining import Explanation, Heat, Word
 from dpce_cli.web.pages import Notes, Searches, build_app
 from dpce_cli.web.safety import Guard
-from tests.core.galleries.conftest import Place
+from tests.core.galleries.conftest import LONG_AGO, Place
 from tests.web.test_pages import HOSTILE, PhotoModel
 
 CHROMIUM = shutil.which("chromium")
@@ -181,3 +184,28 @@ def test_axe_finds_nothing_that_keeps_people_out(page: Page, scheme: Literal["li
     page.locator("#hits button").first.click()
     expect(page.get_by_role("dialog", name="Photo")).to_be_visible()
     check("large view")
+
+
+def test_scrolling_loads_more_photos_in_rows_of_one_height_that_cut_nothing_off(page: Page, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number in range(67):
+        path = photos / f"{number}.png"
+        Image.new("RGB", (60 + 2 * number, 100), (255, number, 0)).save(path)
+        os.utime(path, (LONG_AGO,) * 2)
+    model = PhotoModel().as_model()
+    index_gallery(tmp_path / "galleries" / "photos", [photos], model, model_source=None, workers=0, reporter=Reporter())
+    page.locator("#text").fill("red")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_have_text("60 photos")
+    page.locator("#hits img").last.scroll_into_view_if_needed()
+    expect(page.locator("#status")).to_have_text("70 photos")
+    expect(page.get_by_role("button", name="More results")).to_be_hidden()
+
+    page.evaluate("scrollTo(0, 0)")
+    expect(page.locator("#hits img").nth(3)).to_have_js_property("complete", value=True)
+    boxes = page.locator("#hits img").evaluate_all(
+        "all => all.slice(0, 4).map(one => [one.y, one.width, one.height, one.naturalWidth / one.naturalHeight])"
+    )
+    for top, width, height, ratio in boxes:
+        assert width / height == pytest.approx(ratio, rel=0.02)
+        assert all(row[2] == pytest.approx(height, abs=0.5) for row in boxes if row[0] == top)

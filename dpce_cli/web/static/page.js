@@ -1,7 +1,7 @@
 "use strict";
 // The address of the page holds the search: it can be kept, shared and gone back to. A dropped photo is not kept.
 const $ = (selector) => document.querySelector(selector);
-const COUNT = 60;
+const COUNT = 60, MOST = 1000; // the server gives no more
 let hits = [], shown = -1, upload = null, latest = 0;
 
 const address = () => new URLSearchParams(location.search);
@@ -53,8 +53,9 @@ async function load() {
   const asked = address();
   asked.set("gallery", $("#gallery").value);
   asked.set("first", hits.length);
-  asked.set("count", COUNT);
+  asked.set("count", Math.min(COUNT, MOST - hits.length));
   say("Searching…");
+  $("#more").hidden = true;
   let answer;
   try {
     answer = await fetch("/search?" + asked, upload ? { method: "POST", body: upload } : {});
@@ -69,7 +70,7 @@ async function load() {
   const start = hits.length;
   hits.push(...fresh);
   $("#hits").append(...fresh.map((hit, index) => tile(hit, start + index)));
-  $("#more").hidden = fresh.length < COUNT;
+  $("#more").hidden = fresh.length < COUNT || hits.length >= MOST;
   const what = found.kind === "photos" ? "photos" : "sentences";
   const none = found.hits.length ? `Nothing found that is at least ${$("#sure").value} % sure; the best is ${percent(found.hits[0])}.` : "Nothing found.";
   say([hits.length ? `${hits.length} ${what}` : none, ...found.notes].join(" · "));
@@ -91,6 +92,7 @@ function tile(hit, index) {
   image.loading = "lazy";
   image.alt = "";
   image.src = source(hit, "small");
+  image.onload = () => item.style.setProperty("--ratio", Math.min(4, Math.max(0.4, image.naturalWidth / image.naturalHeight)));
   image.onerror = () => {
     const failed = document.createElement("span");
     failed.className = "failed";
@@ -187,7 +189,12 @@ $("#terms").onsubmit = (event) => {
 $("#gallery").onchange = () => go({ gallery: $("#gallery").value, like: "" });
 $("#sure").oninput = () => { $("#percent").value = $("#sure").value + " %"; };
 $("#sure").onchange = () => go({ sure: $("#sure").value === "0" ? "" : $("#sure").value });
-$("#more button").onclick = load;
+$("#more button").onclick = async () => {
+  const next = hits.length;
+  await load();
+  $("#hits").children[next]?.querySelector("button")?.focus(); // the button has gone
+};
+new IntersectionObserver(([more]) => { if (more.isIntersecting) load(); }, { rootMargin: "600px" }).observe($("#more"));
 $("#file").onchange = () => { if ($("#file").files.length) search($("#file").files[0]); };
 $("#large").onclick = (event) => {
   const name = event.target.name;
