@@ -39,8 +39,8 @@ def test_the_quickstart_finds_the_right_scenes(tmp_path: Path) -> None:
     # Chance is 0.005, and the README has the figures to expect; below these, something is broken.
     assert metrics["image_to_text"]["gallery"] == 1000
     assert metrics["text_to_image"]["gallery"] == 200
-    assert metrics["image_to_text"]["r1"] > 0.85
-    assert metrics["text_to_image"]["r1"] > 0.65
+    assert metrics["image_to_text"]["r1"] > 0.9
+    assert metrics["text_to_image"]["r1"] > 0.75
 
     parameters = inspect.signature(prepare_vocab).parameters
     train, held_out = parameters["train_images"].default, parameters["test_images"].default
