@@ -6,6 +6,8 @@ import base64
 import binascii
 import io
 import os
+import shlex
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import closing
@@ -109,8 +111,16 @@ def _shown(hit: Hit, roots: Mapping[Path, int]) -> dict[str, Any]:
         "key": "" if hit.caption else key,
         "name": path.name.encode("utf-8", "replace").decode(),
         "path": str(path).encode("utf-8", "replace").decode(),
+        "reveal": _revealing(path).encode("utf-8", "replace").decode(),
         "date": (hit.date or "").replace("T", " "),
     }
+
+
+def _revealing(path: Path) -> str:
+    """The shell command that shows a file in its folder."""
+    return (
+        f"open -R {shlex.quote(str(path))}" if sys.platform == "darwin" else f"xdg-open {shlex.quote(str(path.parent))}"
+    )
 
 
 def _encoded(value: bytes) -> str:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import io
 import os
+import shlex
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +88,18 @@ def test_a_hostile_file_name_stays_text(page: TestClient) -> None:
     assert answer.json()["hits"][0]["name"] == HOSTILE
     shown = page.get(f"/photo/photos/small/{answer.json()['hits'][0]['key']}")
     assert shown.headers["content-type"] == "image/jpeg"
+
+
+@pytest.mark.parametrize(("platform", "command"), [("linux", ["xdg-open", ""]), ("darwin", ["open", "-R", "/a.png"])])
+def test_the_command_that_shows_a_photo_is_quoted_for_the_shell(
+    place: Place, page: TestClient, monkeypatch: pytest.MonkeyPatch, platform: str, command: list[str]
+) -> None:
+    place.add("it's; $(here)/a.png")
+    place.index()
+    monkeypatch.setattr(sys, "platform", platform)
+    hits = page.get("/search", params={"gallery": "photos", "text": "red"}).json()["hits"]
+    (shown,) = [shlex.split(hit["reveal"]) for hit in hits if hit["name"] == "a.png"]
+    assert shown == [*command[:-1], f"{place.photos}/it's; $(here){command[-1]}"]
 
 
 def test_photos_are_encoded_again_without_their_metadata(page: TestClient, photos: Path) -> None:

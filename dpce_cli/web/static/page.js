@@ -201,7 +201,8 @@ $("#large").onclick = (event) => {
   if (event.target === $("#large") || name === "close") $("#large").close();
   if (name === "before") open(shown - 1);
   if (name === "after") open(shown + 1);
-  if (name === "copy") navigator.clipboard.writeText(hits[shown].path).then(() => { event.target.textContent = "Copied"; });
+  const copied = { copy: "path", reveal: "reveal" }[name];
+  if (copied) navigator.clipboard.writeText(hits[shown][copied]).then(() => { event.target.textContent = "Copied"; });
   if (name === "why") why();
   if (name === "like") {
     const key = hits[shown].key;
@@ -216,6 +217,7 @@ $("#large").onkeydown = (event) => {
 };
 $("#large").onclose = () => {
   $("#large button[name=copy]").textContent = "Copy path";
+  $("#large button[name=reveal]").textContent = "Copy command to open folder";
   const opener = $("#hits").children[shown];
   if (opener) opener.querySelector("button")?.focus();
 };
