@@ -76,7 +76,7 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     own = (shown, "127.0.0.1", "localhost", "[::1]") if host in _LOOPBACK else (shown,)
     hosts = frozenset(f"{one.lower()}:{bound}" for one in own)
-    app = Guard(build_app(Searches(galleries, notes), workspace.gallery_folder("")), hosts=hosts, token=token)
+    app = Guard(build_app(Searches(workspace, galleries, notes, model)), hosts=hosts, token=token)
     address = f"http://{shown}:{bound}/" + (f"?token={quote(token)}" if token else "")
     typer.echo(f"{address}  (Ctrl-C stops it)")
     if open_browser:

@@ -23,12 +23,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from dpce_cli.core.errors import DpceError
-from dpce_cli.core.galleries.gallery import Gallery, can_search, open_gallery
+from dpce_cli.core.galleries.gallery import Gallery, about_gallery, load_gallery, open_gallery
 from dpce_cli.core.galleries.overview import gallery_states
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.combining import parse_term
 from dpce_cli.core.retrieval.hits import Hit
 from dpce_cli.core.retrieval.thumbnails import Thumbnails
+from dpce_cli.core.workspace.workspace import Workspace
 from dpce_cli.web.uploads import uploaded_photo
 
 if TYPE_CHECKING:
@@ -55,17 +56,30 @@ class Searches:
     """Searches in galleries, one at a time: each keeps all cores busy for some milliseconds.
 
     Args:
+        workspace: where the galleries are.
         galleries: by name; each of photos or sentences.
         notes: the reporter of the galleries' models.
+        model: names the model of all galleries; None: each has its own.
     """
 
-    def __init__(self, galleries: Mapping[str, Gallery], notes: Notes) -> None:
-        self.galleries, self.notes, self._lock = galleries, notes, threading.Lock()
+    def __init__(
+        self, workspace: Workspace, galleries: Mapping[str, Gallery], notes: Notes, model: str | None = None
+    ) -> None:
+        self.workspace, self.notes, self.lock = workspace, notes, threading.Lock()
+        self._galleries, self._model = dict(galleries), model
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._galleries
 
     def gallery(self, name: str) -> Gallery:
-        if name not in self.galleries:
+        """The gallery, with its present model: teaching and `dpce index --rebuild` change it."""
+        if name not in self._galleries:
             raise HTTPException(404, f"there is no gallery {name!r} on this page")
-        return self.galleries[name]
+        with self.lock:
+            gallery = self._galleries[name]
+            if about_gallery(gallery.folder).fingerprint != gallery.model.fingerprint:
+                gallery = self._galleries[name] = load_gallery(self.workspace, name, self.notes, model=self._model)
+        return gallery
 
     def search(self, request: Request, upload: Image.Image | None) -> dict[str, Any]:
         asked = request.query_params
@@ -82,10 +96,8 @@ class Searches:
         if any(isinstance(term.what, Path) for term in terms):
             raise HTTPException(400, "terms of the page are sentences")
         with closing(open_gallery(gallery.folder)) as catalogue:
-            about, roots = catalogue.about, catalogue.roots()
-        if not can_search(about, gallery.model):
-            raise HTTPException(409, "the gallery has another model now; stop dpce serve and start it again")
-        with self._lock:
+            roots = catalogue.roots()
+        with self.lock:
             self.notes.warnings.clear()
             hits = gallery.search(query, first + count, terms)
             notes = list(dict.fromkeys(self.notes.warnings))
@@ -128,10 +140,25 @@ def _encoded(value: bytes) -> str:
 
 
 def photo_of(gallery: Gallery, key: str) -> Path:
-    """The photo that a key names, if the gallery has it and it is inside its root, links followed.
+    """The file of the photo that a key names, if the gallery has it and it is inside its root, links followed.
 
     Raises:
         HTTPException: it is not so.
+    """
+    root, place = place_of(gallery, key)
+    photo = place.resolve()
+    if not photo.is_relative_to(root.resolve()):
+        raise HTTPException(404, "the photo is outside of the gallery's folder")
+    if not photo.is_file():
+        raise HTTPException(410, "the photo is no longer there")
+    return photo
+
+
+def place_of(gallery: Gallery, key: str) -> tuple[Path, Path]:
+    """The root of the photo that a key names, and where it is in the gallery.
+
+    Raises:
+        HTTPException: the gallery has no such photo.
     """
     number, _, text = key.partition(".")
     try:
@@ -149,22 +176,18 @@ def photo_of(gallery: Gallery, key: str) -> Path:
     if not known or gallery.about.kind != "photos":
         raise HTTPException(404, "the gallery has no such photo")
     root = Path(os.fsdecode(known[0]))
-    photo = (root / os.fsdecode(path)).resolve()
-    if not photo.is_relative_to(root.resolve()):
-        raise HTTPException(404, "the photo is outside of the gallery's folder")
-    if not photo.is_file():
-        raise HTTPException(410, "the photo is no longer there")
-    return photo
+    return root, root / os.fsdecode(path)
 
 
-def build_app(searches: Searches, galleries_folder: Path) -> Starlette:
+def build_app(searches: Searches) -> Starlette:
     """The page over some galleries. `safety.Guard` must stand before it."""
     from dpce_cli.web.explanations import explanation_routes
+    from dpce_cli.web.teaching import teaching_routes
 
     def state(request: Request) -> JSONResponse:
         shown = []
-        for one in gallery_states(galleries_folder):
-            if one.name in searches.galleries:
+        for one in gallery_states(searches.workspace.gallery_folder("")):
+            if one.name in searches:
                 problems = [{"path": visible, "reason": reason} for visible, reason in one.problems[:_SHOWN_PROBLEMS]]
                 shown.append(
                     {"name": one.name, "kind": one.kind, "items": one.items, "pending": one.pending,
@@ -199,6 +222,7 @@ def build_app(searches: Searches, galleries_folder: Path) -> Starlette:
             Route("/search", search, methods=["GET", "POST"]),
             Route("/photo/{gallery}/{size}/{key}", photo),
             *explanation_routes(searches),
+            *teaching_routes(searches),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],
         exception_handlers={DpceError: _refused, HTTPException: _refused},

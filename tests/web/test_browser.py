@@ -24,6 +24,7 @@ from dpce_cli.core.galleries.indexing import index_gallery
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval import explaining
 from dpce_cli.core.retrieval.explaining import Explanation, Heat, Word
+from dpce_cli.core.workspace.workspace import Workspace
 from dpce_cli.web.pages import Notes, Searches, build_app
 from dpce_cli.web.safety import Guard
 from tests.core.galleries.conftest import LONG_AGO, Place
@@ -39,10 +40,10 @@ def address(tmp_path: Path) -> Iterator[str]:
     for name, colour in (("red.png", (255, 0, 0)), ("blue.png", (0, 0, 255)), (HOSTILE, (0, 255, 0))):
         place.add(name, colour)
     place.index()
-    searches = Searches({"photos": Gallery(place.gallery, PhotoModel().as_model())}, Notes())
+    searches = Searches(Workspace(place.gallery.parents[1]), {"photos": Gallery(place.gallery, PhotoModel().as_model())}, Notes())
     listening = socket.create_server(("127.0.0.1", 0))
     host = f"127.0.0.1:{listening.getsockname()[1]}"
-    app = Guard(build_app(searches, place.gallery.parent), hosts=frozenset({host}), token="")
+    app = Guard(build_app(searches), hosts=frozenset({host}), token="")
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -19,6 +19,7 @@ from dpce_cli.core.retrieval.explanation_sheet import draw_heat
 from dpce_cli.core.retrieval.model import Model
 from dpce_cli.core.seeding import generator_for
 from dpce_cli.core.text.vocabulary import Vocabulary
+from dpce_cli.core.workspace.workspace import Workspace
 from dpce_cli.web.pages import Notes, Searches, build_app
 from tests.core.tiny import tiny_cnn, tiny_config
 from tests.web.test_pages import key
@@ -58,7 +59,7 @@ def photos(tmp_path: Path, model: Model) -> Path:
 @pytest.fixture
 def page(photos: Path, model: Model) -> TestClient:
     gallery = photos.parent / "galleries" / "photos"
-    return TestClient(build_app(Searches({"photos": Gallery(gallery, model)}, Notes()), gallery.parent))
+    return TestClient(build_app(Searches(Workspace(gallery.parents[1]), {"photos": Gallery(gallery, model)}, Notes())))
 
 
 def test_the_words_come_with_their_shares(page: TestClient, photos: Path, model: Model) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from dpce_cli.core.galleries.gallery import Gallery
+from dpce_cli.core.workspace.workspace import Workspace
 from dpce_cli.web.pages import Notes, Searches, build_app
 from tests.core.galleries.conftest import ColourModel, Place
 
@@ -48,8 +49,8 @@ def photos(place: Place) -> Path:
 
 @pytest.fixture
 def page(place: Place) -> TestClient:
-    searches = Searches({"photos": Gallery(place.gallery, PhotoModel().as_model())}, Notes())
-    return TestClient(build_app(searches, place.gallery.parent))
+    searches = Searches(Workspace(place.gallery.parents[1]), {"photos": Gallery(place.gallery, PhotoModel().as_model())}, Notes())
+    return TestClient(build_app(searches))
 
 
 def key(path: str, root: int = 1) -> str:
