@@ -77,7 +77,7 @@ class Searches:
             raise HTTPException(404, f"there is no gallery {name!r} on this page")
         with self.lock:
             gallery = self._galleries[name]
-            if about_gallery(gallery.folder).fingerprint != gallery.model.fingerprint:
+            if about_gallery(gallery.folder) != gallery.about:
                 gallery = self._galleries[name] = load_gallery(self.workspace, name, self.notes, model=self._model)
         return gallery
 

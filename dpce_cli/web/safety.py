@@ -26,7 +26,8 @@ class Guard:
     """Refuses requests from other sites, and where a token is set, from browsers without it.
 
     The header Host must name this server, so that another site's name that leads here is refused (DNS rebinding). The
-    header Origin, if there is one, must be this server's, and no other site may load or embed anything.
+    header Origin must be this server's; only requests that write nothing may lack it. No other site may load or embed
+    anything.
 
     Args:
         hosts: the values of Host that are this server's, such as `127.0.0.1:8000`.
@@ -51,7 +52,7 @@ class Guard:
         from starlette.responses import PlainTextResponse, RedirectResponse
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(headers)
+        refusal = self._refusal(scope["method"], headers)
         answer: PlainTextResponse | RedirectResponse | None = None
         if refusal:
             answer = PlainTextResponse(refusal, 403)
@@ -66,9 +67,11 @@ class Guard:
                 answer = PlainTextResponse("open the address that dpce serve printed, with its token", 401)
         await (answer or self.app)(scope, receive, send_with_headers)
 
-    def _refusal(self, headers: dict[str, str]) -> str:
+    def _refusal(self, method: str, headers: dict[str, str]) -> str:
         if headers.get("host", "").lower() not in self.hosts:
             return "this name does not belong to the page; open the address that dpce serve printed"
+        if method not in ("GET", "HEAD") and "origin" not in headers:
+            return "only the page itself may write; its browser sends the header Origin"
         if "origin" in headers and headers["origin"].lower() not in {f"http://{host}" for host in self.hosts}:
             return "another site asks; this page answers itself only"
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):

@@ -52,7 +52,9 @@ class Lesson(Reporter):
         try:
             result = teach_gallery(self._searches.workspace, self._name, self)
             learnt = ", ".join(f"{word} ({count} photos)" for word, count in result.words.enough.items())
-            rare = f"; in too few photos to be learnt: {', '.join(result.words.too_few)}" if result.words.too_few else ""
+            rare = (
+                f"; in too few photos to be learnt: {', '.join(result.words.too_few)}" if result.words.too_few else ""
+            )
             self.message = f"Learnt: {learnt or 'nothing'}{rare}"
         except DpceError as error:
             self.message = str(error)
@@ -119,7 +121,9 @@ def teaching_routes(searches: Searches) -> list[Route]:
             except DataError as error:
                 return JSONResponse({"message": str(error)})
         found = (measured.hubs_corrected or measured.plain)["text_to_image"]
-        return JSONResponse({"captions": measured.captions, "photos": measured.photos, "sentence_to_photo": asdict(found)})
+        return JSONResponse(
+            {"captions": measured.captions, "photos": measured.photos, "sentence_to_photo": asdict(found)}
+        )
 
     return [
         Route("/captions/{gallery}/{key}", photo_captions, methods=["GET", "POST", "DELETE"]),

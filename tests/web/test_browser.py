@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
-import threading
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
-import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
@@ -28,6 +25,7 @@ from dpce_cli.core.workspace.workspace import Workspace
 from dpce_cli.web.pages import Notes, Searches, build_app
 from dpce_cli.web.safety import Guard
 from tests.core.galleries.conftest import LONG_AGO, Place
+from tests.web.serving import serving
 from tests.web.test_pages import HOSTILE, PhotoModel
 
 CHROMIUM = shutil.which("chromium")
@@ -40,22 +38,28 @@ def address(tmp_path: Path) -> Iterator[str]:
     for name, colour in (("red.png", (255, 0, 0)), ("blue.png", (0, 0, 255)), (HOSTILE, (0, 255, 0))):
         place.add(name, colour)
     place.index()
-    searches = Searches(Workspace(place.gallery.parents[1]), {"photos": Gallery(place.gallery, PhotoModel().as_model())}, Notes())
-    listening = socket.create_server(("127.0.0.1", 0))
-    host = f"127.0.0.1:{listening.getsockname()[1]}"
-    app = Guard(build_app(searches), hosts=frozenset({host}), token="")
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://{host}/"
-    server.should_exit = True
-    thread.join()
+    searches = Searches(
+        Workspace(place.gallery.parents[1]), {"photos": Gallery(place.gallery, PhotoModel().as_model())}, Notes()
+    )
+    with served(searches) as address:
+        yield address
+
+
+@contextmanager
+def served(searches: Searches) -> Iterator[str]:
+    with serving(lambda host: Guard(build_app(searches), hosts=frozenset({host}), token="")) as host:
+        yield f"http://{host}/"
 
 
 @pytest.fixture
 def page(address: str) -> Iterator[Page]:
+    with opened(address) as page:
+        yield page
+
+
+@contextmanager
+def opened(address: str) -> Iterator[Page]:
+    """At a phone's width; no problem may be reported."""
     if CHROMIUM is None:
         if "CI" in os.environ:
             pytest.fail("Chromium is missing; .ci/run installs it")
@@ -210,3 +214,36 @@ def test_scrolling_loads_more_photos_in_rows_of_one_height_that_cut_nothing_off(
     for top, width, height, ratio in boxes:
         assert width / height == pytest.approx(ratio, rel=0.02)
         assert all(row[2] == pytest.approx(height, abs=0.5) for row in boxes if row[0] == top)
+
+
+def test_a_person_captions_photos_undoes_teaches_and_finds_the_new_name(searches: Searches) -> None:
+    with served(searches) as address, opened(address) as page:
+        page.goto(address + "?text=red")
+        large, box = page.get_by_role("dialog", name="Photo"), page.get_by_label("What does this photo show?")
+        page.locator("#hits button").first.click()
+        box.fill("a mistake")
+        box.press("Enter")
+        page.get_by_role("button", name="Remove the caption a mistake").click()
+        expect(large.get_by_role("list", name="Captions", exact=True).locator("li")).to_have_count(0)
+        box.fill("rex sleeps")
+        box.press("ArrowLeft")  # moves in the text, not to another photo
+        box.press("Enter")
+        expect(page.get_by_role("button", name="Remove the caption rex sleeps")).to_be_visible()
+        for _ in range(5):
+            name = large.locator(".name").inner_text()
+            page.get_by_role("button", name="Next").click()
+            expect(large.locator(".name")).not_to_have_text(name)
+            page.get_by_role("button", name="Accept the caption rex sleeps").click()
+            expect(page.get_by_role("button", name="Remove the caption rex sleeps")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.keyboard.press("Escape")
+
+        teach = page.get_by_role("region", name="Teaching")
+        expect(teach).to_contain_text("You have written 6 captions. 5 of them can still be taught")
+        teach.get_by_role("button", name="Teach the model").click()
+        expect(teach).to_contain_text("Learnt: rex (5 photos), sleeps (5 photos)", timeout=60_000)
+        page.locator("#text").fill("rex")
+        page.keyboard.press("Enter")
+        expect(page.locator("#hits button")).to_have_count(6)
+        teach.get_by_role("button", name="How good is it on my photos?").click()
+        expect(teach).to_contain_text("1 photos have captions that the model was not trained on")

@@ -49,7 +49,9 @@ def photos(place: Place) -> Path:
 
 @pytest.fixture
 def page(place: Place) -> TestClient:
-    searches = Searches(Workspace(place.gallery.parents[1]), {"photos": Gallery(place.gallery, PhotoModel().as_model())}, Notes())
+    searches = Searches(
+        Workspace(place.gallery.parents[1]), {"photos": Gallery(place.gallery, PhotoModel().as_model())}, Notes()
+    )
     return TestClient(build_app(searches))
 
 

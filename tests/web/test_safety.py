@@ -51,9 +51,11 @@ def test_other_names_and_other_sites_are_refused(headers: dict[str, str], method
     assert "inside" not in answer.text
 
 
-def test_the_pages_own_origin_is_answered() -> None:
+def test_the_pages_own_origin_is_answered_and_writing_needs_it() -> None:
     own = {"origin": "http://127.0.0.1:8000", "sec-fetch-site": "same-origin"}
     assert client().post("/", headers=own).text == "inside"
+    assert client().get("/").text == "inside"
+    assert client().post("/").status_code == 403
 
 
 def test_a_token_becomes_a_cookie_that_scripts_and_other_sites_do_not_get() -> None:

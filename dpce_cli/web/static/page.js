@@ -118,6 +118,7 @@ function open(index) {
   dialog.querySelector(".name").textContent = [hit.name, hit.date, percent(hit)].filter(Boolean).join(" · ");
   dialog.querySelector(".path").textContent = hit.path;
   plain();
+  captions();
   if (!dialog.open) dialog.showModal();
 }
 
@@ -212,6 +213,7 @@ $("#large").onclick = (event) => {
   }
 };
 $("#large").onkeydown = (event) => {
+  if (event.target.tagName === "INPUT") return;
   if (event.key === "ArrowLeft") open(shown - 1);
   if (event.key === "ArrowRight") open(shown + 1);
 };
