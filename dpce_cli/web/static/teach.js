@@ -17,6 +17,7 @@ async function captions(method = "GET", caption = null) {
   const hit = hits[shown], part = $("#captions"), list = part.querySelector("ul"), near = part.querySelector(".suggested");
   if (method === "GET") {
     list.replaceChildren();
+    $("#caption").value = "";
     near.hidden = true;
   }
   const found = await request(`${at("captions")}/${hit.key}`, method, caption === null ? null : { caption });
@@ -48,8 +49,8 @@ async function teaching(method = "GET") {
     return;
   }
   part.hidden = !found.captions;
-  const file = found.untaught ? "" : `; they are in ${found.file}`;
-  part.querySelector(".count").textContent = `You have written ${found.captions} captions. ${found.untaught} of them can still be taught${file}.`;
+  part.querySelector(".count").textContent = `You have written ${found.captions} captions. ${found.untaught} of them can still be taught.`;
+  part.querySelector(".file").textContent = found.file;
   const wasRunning = button.disabled;
   button.disabled = found.running;
   part.querySelector(".message").textContent = found.message || (found.running ? "Learning…" : "");
