@@ -18,4 +18,4 @@ check ruff check
 check mypy
 check lint-imports --no-logo
 check cog --check README.md
-check pytest
+check pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

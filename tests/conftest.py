@@ -7,6 +7,11 @@ import pytest
 import torch
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test, so that no process waits for it at the end."""
+    items.sort(key=lambda item: "test_quickstart" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real photos, captions, weights and vectors beside the checkout; the test is skipped without it."""
