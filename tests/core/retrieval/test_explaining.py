@@ -85,7 +85,7 @@ def test_heat_is_what_leaving_out_each_window_in_all_views_takes_from_the_senten
     assert len(views) == (2 if mirror else 1)
     text, common = model.encode_text([SENTENCE])[0], model.common_text
     own = text - (text @ common) * common
-    block_of_cell = (2 * np.arange(15) + 1) * 12 // 30  # of 15 x 15 cells, which bn1 gives
+    block_of_cell = (2 * np.arange(16) + 1) * 12 // 32  # of 16 x 16 cells, which bn1 gives
 
     def embed(rows: range, columns: range) -> NDArray[np.float32]:
         """The photo without the cells of these rows and columns of blocks."""

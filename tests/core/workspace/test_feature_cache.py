@@ -250,7 +250,7 @@ def cut_case(case: Case, place: str = "bn1") -> Case:
 def test_the_maps_of_a_lower_part_are_cached_until_that_part_changes(case: Case) -> None:
     cut = cut_case(case)
     maps = cut.features()
-    assert (maps.shape, maps.dtype) == ((TRAIN, 2, 16, 15, 15), torch.float16)
+    assert (maps.shape, maps.dtype) == ((TRAIN, 2, 16, 16, 16), torch.float16)
     plain = torch.stack([plain_view(load_image(path), resize=40, crop=32) for path in case.photos()])
     with torch.inference_mode():
         assert torch.allclose(maps[:, 0].float(), cut.encoder.frozen_maps(plain), rtol=1e-3, atol=1e-3)
