@@ -56,7 +56,7 @@ class Lesson(Reporter):
                 f"; in too few photos to be learnt: {', '.join(result.words.too_few)}" if result.words.too_few else ""
             )
             self.message = f"Learnt: {learnt or 'nothing'}{rare}"
-        except DpceError as error:
+        except (DpceError, OSError) as error:
             self.message = str(error)
         finally:
             self.is_running = False
