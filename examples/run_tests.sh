@@ -18,4 +18,5 @@ check ruff check
 check mypy
 check lint-imports --no-logo
 check cog --check README.md
-check pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Two processes with one thread each: with more, threads wait for each other's cores.
+check env OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
