@@ -166,6 +166,9 @@ class RankingStageConfig(StageConfig):
     """Margin of that loss."""
     details: str = "english"
     """Words that are swapped: "english", "scenes" (for the built-in scenes), or the path of a TOML file of words."""
+    swap_in_named: bool = False
+    """Whether a detail may become a word that another caption of the same photo has. Such a caption may be true, so
+    this is for data where it rarely is, such as the built-in scenes: most have things on both sides."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -289,6 +289,7 @@ def scenes() -> Config:
             detail_weight=10.0,  # sides come last: with 4, a short run left them at chance
             detail_margin=0.1,
             details="scenes",
+            swap_in_named=True,
         ),
     )
 

@@ -160,14 +160,13 @@ class TrainingSet:
         self.first_caption = self.caption_counts.cumsum(0) - self.caption_counts
         self.swaps = None
         if isinstance(self.stage, RankingStageConfig) and self.stage.detail_weight:
-            kinds = read_details(self.stage.details)
             self.swaps = DetailSwaps(
-                kinds,
+                read_details(self.stage.details),
                 vocabulary,
                 self.token_ids,
                 self.instance_of_text,
                 self.instances,
-                spare_named=self.stage.details != "scenes",  # most scenes have things on both sides
+                swap_in_named=self.stage.swap_in_named,
             )
         self.features = (
             cached_features(cache, dataset, encoder, config.image, split="train", workers=workers, reporter=reporter)

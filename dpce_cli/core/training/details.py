@@ -20,7 +20,7 @@ class DetailSwaps:
         token_ids: `(captions, words)` training captions, 0 = blank.
         instance_of_text: `(captions,)`
         instances: number of instances.
-        spare_named: replace no word by one that a caption of the same instance has, since it may be true.
+        swap_in_named: replace words also by those that a caption of the same instance has.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class DetailSwaps:
         instance_of_text: Tensor,
         instances: int,
         *,
-        spare_named: bool = True,
+        swap_in_named: bool = False,
     ) -> None:
         groups = [vocabulary.token_ids(group) for groups in kinds.values() for group in groups]
         details = sorted({word for group in groups for word in group})
@@ -45,7 +45,7 @@ class DetailSwaps:
             self._replaces[columns[:, None], columns] = True
         self._replaces.fill_diagonal_(False)
         self._is_named = torch.zeros(instances, len(self._word), dtype=torch.bool)
-        if spare_named:
+        if not swap_in_named:
             self._is_named[instance_of_text[:, None], self._column[token_ids]] = True
 
     def draw(self, token_ids: Tensor, instance_ids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -104,6 +104,6 @@ def test_the_words_of_dpce_have_swaps() -> None:
 
 
 def test_words_that_another_caption_names_are_swapped_in_on_request() -> None:
-    swaps = DetailSwaps(KINDS, VOCABULARY, TOKEN_IDS, OWNERS, instances=len(CAPTIONS), spare_named=False)
+    swaps = DetailSwaps(KINDS, VOCABULARY, TOKEN_IDS, OWNERS, instances=len(CAPTIONS), swap_in_named=True)
     drawn = {_draw(swaps, number)["two red dogs"] for number in range(100)}
     assert drawn == {"three red dogs", "two pink dogs", "two blue dogs"}
