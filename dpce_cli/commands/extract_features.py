@@ -8,6 +8,8 @@ from dpce_cli.commands.options import (
     DEFAULT_WORKSPACE,
     DeviceOption,
     GpusOption,
+    Precision,
+    PrecisionOption,
     ProcessesOption,
     SplitOption,
     StageOption,
@@ -24,6 +26,7 @@ def extract_features(
     gpus: GpusOption = None,
     processes: ProcessesOption = None,
     workers: WorkersOption = None,
+    precision: PrecisionOption = Precision.fp32,
     workspace_path: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Embed the photos and captions of a split. If interrupted, run it again to continue.
@@ -34,6 +37,7 @@ def extract_features(
     from dpce_cli.core.processes.collectives import process_group
     from dpce_cli.core.processes.environment import is_main_process
     from dpce_cli.core.retrieval.extraction import extract_features as extract
+    from dpce_cli.core.training.precision import TYPES
     from dpce_cli.core.workspace.artefacts import load_best
     from dpce_cli.core.workspace.workspace import Workspace
     from dpce_cli.launch import launch
@@ -52,6 +56,7 @@ def extract_features(
             device=chosen,
             workers=number_of_workers(workers),
             reporter=build_reporter(),
+            computed_in=TYPES[precision.value],
         )
     if is_main_process():
         typer.echo(f"embeddings of the {split} split, Stage {checkpoint.stage} model: {path}")

@@ -56,6 +56,8 @@ def probe(options: argparse.Namespace) -> None:
 
 def read_split(folder: Path, split: str) -> tuple[Tensor, list[int], list[list[str]]]:
     """Pooled features of the photos, and for each caption its photo and its words."""
+    import torch
+
     from dpce_cli.core.models.image_encoder import ImageEncoder
     from dpce_cli.core.text.tokenizer import tokenize
     from dpce_cli.core.workspace.artefacts import load_best
@@ -71,7 +73,9 @@ def read_split(folder: Path, split: str) -> tuple[Tensor, list[int], list[list[s
     encoder.load_state_dict(
         {name.removeprefix(prefix): value for name, value in checkpoint.model.items() if name.startswith(prefix)}
     )
-    features = cached_test_features(workspace, dataset, encoder, checkpoint.config.image, split=split)
+    features = cached_test_features(
+        workspace, dataset, encoder, checkpoint.config.image, split=split, computed_in=torch.bfloat16
+    )
     if features is None:
         raise SystemExit(f"{workspace.root}: no cached features of the {split} photos; train with a frozen image CNN")
     images = dataset.split(split)

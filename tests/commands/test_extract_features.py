@@ -52,6 +52,18 @@ def test_the_stage_can_be_chosen(workspace: Path) -> None:
     assert "Stage 1 model" in dpce("eval", workspace=workspace).stdout
 
 
+def test_the_precision_can_be_chosen(workspace: Path) -> None:
+    path = workspace / "scenes" / "features" / "test.h5"
+    exact = load_feature_store(path)
+    outcome = _extract(workspace, "--precision", "bf16")
+    rounded = load_feature_store(path)
+
+    assert outcome.code == 0
+    assert 0 < (rounded.image_embeddings - exact.image_embeddings).abs().max() < 0.05
+    assert rounded.text_embeddings.equal(exact.text_embeddings)
+    assert _extract(workspace, "--precision", "bf16").stderr == (f"{path} holds these embeddings already\n")
+
+
 def test_a_full_disk_leaves_what_is_done_and_the_same_command_continues(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def extract_features(
     device: torch.device,
     workers: int,
     reporter: Reporter,
+    computed_in: torch.dtype = torch.float32,
 ) -> Path:
     """Embed every photo and caption of a split; if it was interrupted, continue.
 
@@ -51,13 +52,16 @@ def extract_features(
     The hubness of each photo and caption is stored too. For it, some training photos and their captions are embedded
     first, once per model. Where none of these photos can be read, it is 0. The val split fits the relevance of results.
 
+    Args:
+        computed_in: precision of the image encoder.
+
     Raises:
         DataError: no photo can be read.
         WorkspaceError: there is no such split, or the store cannot be written.
     """
     images, path = dataset.split(split), workspace.features_path(split)
     model = Model.of_checkpoint(checkpoint, device=device)
-    embedding = _Embedding(workspace, dataset, checkpoint, model, workers, reporter)
+    embedding = _Embedding(workspace, dataset, checkpoint, model, workers, reporter, computed_in)
     bank = _bank(embedding)
     meta = {
         **embedding.meta(split),
@@ -123,11 +127,13 @@ class _Embedding:
     model: Model
     workers: int
     reporter: Reporter
+    computed_in: torch.dtype
 
     def meta(self, split: str) -> dict[str, Any]:
         """What the embeddings of a split depend on, besides its photos and captions."""
         config, stage = self.checkpoint.config.to_dict(), self.checkpoint.stage
-        return {"split": split, "stage": stage, "checkpoint": self.checkpoint.fingerprint, "config": config}
+        meta = {"split": split, "stage": stage, "checkpoint": self.checkpoint.fingerprint, "config": config}
+        return meta if self.computed_in == torch.float32 else {**meta, "computed_in": str(self.computed_in)}
 
     def fill(
         self,
@@ -189,15 +195,15 @@ class _Embedding:
 
         With each batch come messages about its photos that cannot be read.
         """
-        encoder, config = self.model.image_encoder, self.checkpoint.config.image
+        config = self.checkpoint.config.image
         whole = config.test_view == "full"
         size = 1 if whole else _IMAGES  # whole photos differ in size
-        cached = None if whole else cached_test_features(self.workspace, self.dataset, encoder, config, split=split)
+        cached = None if whole else self._cached(split)
         if cached is not None:
             self.reporter.note("taking the image CNN's features from the cache")
             features = cached if chosen is None else cached[chosen]
             for batch in features[share(len(features))][done:].split(_IMAGES):
-                yield encode_images(encoder, batch.to(self.model.device)), []
+                yield self._encode(batch), []
             return
         views = read_views(
             self.dataset.root, own[done:], views_in_testing(config), batch_size=size, workers=self.workers
@@ -206,5 +212,17 @@ class _Embedding:
             rows = torch.zeros(len(positions) + len(unread), self.model.dim)
             if positions:
                 first = positions[0] // size * size
-                rows[torch.tensor(positions) - first] = self.model.encode_views(batch)
+                rows[torch.tensor(positions) - first] = self._encode(batch)
             yield rows, unread
+
+    def _cached(self, split: str) -> Tensor | None:
+        return cached_test_features(
+            self.workspace, self.dataset, self.model.image_encoder, self.checkpoint.config.image, split=split,
+            computed_in=self.computed_in,
+        )  # fmt: skip
+
+    def _encode(self, views: Tensor) -> Tensor:
+        """Embeddings of photos, by their views `(photos, views, 3, height, width)` or cached features."""
+        device, lower = self.model.device or torch.device("cpu"), self.computed_in != torch.float32
+        with torch.autocast(device.type, self.computed_in, enabled=lower):
+            return encode_images(self.model.image_encoder, views.to(device))

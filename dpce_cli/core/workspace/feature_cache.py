@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,15 +154,24 @@ def cached_features(
 
 
 def cached_test_features(
-    workspace: Workspace, dataset: PreparedDataset, encoder: ImageEncoder, config: ImageConfig, *, split: str
+    workspace: Workspace,
+    dataset: PreparedDataset,
+    encoder: ImageEncoder,
+    config: ImageConfig,
+    *,
+    split: str,
+    computed_in: torch.dtype,
 ) -> Tensor | None:
-    """The test views' features of a split's photos, float16 `(images, views, ...)`, if they are cached in float32.
+    """The test views' features of a split's photos, float16 `(images, views, ...)`, if they are cached.
 
     None also if a photo could not be read when the cache was made.
+
+    Args:
+        computed_in: precision of the CNN; features that were computed in float32 are used for any.
     """
     kinds: tuple[Kind, ...] = ("pooled", "maps") if config.frozen_until else ("pooled",)
-    for kind in kinds:
-        cache = FeatureCache(workspace, kind)
+    for kind, precision in product(kinds, dict.fromkeys((torch.float32, computed_in))):
+        cache = FeatureCache(workspace, kind, precision)
         if _is_stored(cache, dataset, encoder, config, split):
             crops = config.cached_crops if split == "train" else 0
             path = _path(workspace, split, _meta(cache, encoder, config, crops), dataset.split(split))

@@ -281,15 +281,26 @@ def test_features_in_float32_are_used_for_any_precision_and_no_others(case: Case
 def test_the_cached_maps_embed_the_photos_of_a_split(case: Case) -> None:
     cut = cut_case(case)
     config = replace(case.dataset.config.image, frozen_until="bn1", mirror=True)
-    assert cached_test_features(case.workspace, case.dataset, cut.encoder, config, split="val") is None
+
+    def found(computed_in: torch.dtype = torch.float32) -> Tensor | None:
+        return cached_test_features(
+            case.workspace, case.dataset, cut.encoder, config, split="val", computed_in=computed_in
+        )
+
+    assert found() is None
+    rounded = replace(cut, computed_in=torch.bfloat16).features("val", config)
+    assert found() is None
+    assert _equal(found(torch.bfloat16), rounded)
+    assert found(torch.float16) is None
     maps = cut.features("val", config)
-    found = cached_test_features(case.workspace, case.dataset, cut.encoder, config, split="val")
-    assert found is not None
-    assert found.equal(maps)
+    assert _equal(found(), maps)
+    assert _equal(found(torch.bfloat16), maps)
     pooled = case.features("val", config)
-    found = cached_test_features(case.workspace, case.dataset, cut.encoder, config, split="val")
-    assert found is not None
-    assert found.equal(pooled)
+    assert _equal(found(), pooled)
+
+
+def _equal(found: Tensor | None, expected: Tensor) -> bool:
+    return found is not None and found.equal(expected)
 
 
 def test_a_cache_depends_on_the_pooling_and_one_made_before_there_was_this_setting_stays_valid(case: Case) -> None:
