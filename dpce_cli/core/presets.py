@@ -252,6 +252,28 @@ def flickr8k() -> Config:
     )
 
 
+def flickr8k_fine_tuned() -> Config:
+    """As "flickr8k", but Stage II also learns the last part of a ResNet, on cached maps of what comes before.
+
+    Learning rates are 3e-4, and 1.5e-3 for the CNN: with 5e-5 for the CNN, nine epochs gain half as much.
+    """
+    frozen = flickr8k()
+    return replace(
+        frozen,
+        preset="flickr8k-fine-tuned",
+        image=replace(frozen.image, frozen_until="layer3"),
+        stage2=replace(
+            frozen.stage2,
+            epochs=9,
+            batch_size=64,
+            learning_rate=3e-4,
+            multipliers=replace(frozen.stage2.multipliers, backbone=5.0),
+            weight_decay=0.1,
+            warmup_epochs=1.0,
+        ),
+    )
+
+
 def scenes() -> Config:
     """For the built-in scenes: small pictures, so the image CNN trains from scratch in both stages, within minutes."""
     base = flickr8k()
@@ -297,6 +319,7 @@ def scenes() -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {
     "scenes": scenes,
     "flickr8k": flickr8k,
+    "flickr8k-fine-tuned": flickr8k_fine_tuned,
     "paper-flickr30k": paper_flickr30k,
     "paper-flickr30k-vgg19": paper_flickr30k_vgg19,
     "paper-flickr30k-resnet152": paper_flickr30k_resnet152,
