@@ -22,24 +22,25 @@ if [[ $# -ne 1 || ! -d $1 ]]; then
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""
 sheet="${DPCE_WORKSPACE:-dpce-workspace}/snow.png"
-precision=(--precision "${PRECISION:-fp32}")
+prepare=(dpce prepare-vocab flickr8k --root "$1" --preset "${PRESET:-flickr8k}" --set "seed=${SEED:-0}")
+compute() { dpce "$@" --precision "${PRECISION:-fp32}"; }
 SECONDS=0
 
-dpce prepare-vocab flickr8k --root "$1" --preset "${PRESET:-flickr8k}" --set "seed=${SEED:-0}"
+"${prepare[@]}"
 if [[ -n ${VECTORS:-} ]]; then
     dpce build-word2vec --vectors "$VECTORS"
 else
     dpce build-word2vec --train
 fi
 if [[ -n ${WEIGHTS:-} ]]; then
-    dpce train-stage1 "${precision[@]}" --backbone resnet50-v1 --backbone-weights "$WEIGHTS"
+    compute train-stage1 --backbone resnet50-v1 --backbone-weights "$WEIGHTS"
 else
-    dpce train-stage1 "${precision[@]}"
+    compute train-stage1
 fi
-dpce extract-features "${precision[@]}" --split val --stage 1
+compute extract-features --split val --stage 1
 dpce eval --split val
-dpce train-stage2 "${precision[@]}"
-dpce extract-features "${precision[@]}" --split val
+compute train-stage2
+compute extract-features --split val
 dpce eval --split val
 dpce retrieve --split val --query "a dog runs through the snow" --sheet "$sheet"
 
