@@ -137,7 +137,9 @@ class ImageEncoder(nn.Module):
         pixels = self._pixels(images)
         if isinstance(self.backbone, CaffeResNet50 | CaffeVGG):
             return cast(Tensor, self.backbone(pixels))
-        if max(images.shape[2:]) <= self.crop:
+        # ONNX cannot pool into cells that overlap, as those of a grid may do; windows are made of cells that it can.
+        is_exported_grid = self.pooling != (1, 1) and torch.onnx.is_in_onnx_export()
+        if max(images.shape[2:]) <= self.crop and not is_exported_grid:
             return cast(Tensor, self.backbone(pixels))[:, None]
         if isinstance(self.backbone, models.VGG):
             side = self.crop // 32

@@ -86,6 +86,16 @@ def test_photos_have_the_embeddings_that_torch_gives_them(
     assert np.abs(1 - cosines(embeddings, model.encode_images(paths))).max() < 1e-5
 
 
+def test_a_grid_of_cells_that_overlap_is_exported(tmp_path: Path) -> None:
+    encoder = ImageEncoder(backbone="resnet10", embedding_dim=8, crop=80, pooling=(2, 2)).eval()  # a map of 3 x 3
+    encoder.reset_parameters(torch.Generator().manual_seed(0), None)
+    photos = torch.randint(256, (2, 3, 80, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    onnx_files._export(ImageGraph(encoder, mirror=True), photos, tmp_path / "image.onnx", "photos", {0: "photos"})
+
+    views = torch.stack([photos, photos.flip(3)], 1)
+    assert np.abs(1 - cosines(run(tmp_path / "image.onnx", photos), encode_images(encoder, views).numpy())).max() < 1e-5
+
+
 def thin_vgg(build: Callable[[], models.VGG]) -> models.VGG:
     """A VGG with 8 channels and layers of 16 where its own have 512 and 4096."""
     with torch.device("meta"):
