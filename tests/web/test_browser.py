@@ -199,7 +199,9 @@ def test_axe_finds_nothing_that_keeps_people_out(page: Page, scheme: Literal["li
     check("teaching")
 
 
-def test_scrolling_loads_more_photos_in_rows_of_one_height_that_cut_nothing_off(page: Page, tmp_path: Path) -> None:
+@pytest.fixture
+def many(page: Page, tmp_path: Path) -> Page:
+    """The first results of a search for red in 70 photos."""
     photos = tmp_path / "photos"
     for number in range(67):
         path = photos / f"{number}.png"
@@ -209,7 +211,25 @@ def test_scrolling_loads_more_photos_in_rows_of_one_height_that_cut_nothing_off(
     index_gallery(tmp_path / "galleries" / "photos", [photos], model, model_source=None, workers=0, reporter=Reporter())
     page.locator("#text").fill("red")
     page.keyboard.press("Enter")
-    expect(page.locator("#status")).to_have_text("60 photos")
+    expect(page.locator("#status")).to_have_text("The first 60 photos")
+    return page
+
+
+def test_the_next_photo_after_the_last_that_is_loaded_is_loaded(many: Page) -> None:
+    many.locator("#hits button").first.click()
+    name = many.locator("#large .name")
+    first = name.inner_text()
+    for _ in range(60):
+        many.keyboard.press("ArrowRight")
+    expect(many.locator("#status")).to_have_text("70 photos")
+    expect(name).not_to_have_text(first)
+    many.keyboard.press("ArrowLeft")
+    many.keyboard.press("Escape")
+    expect(many.locator("#hits button").nth(59)).to_be_focused()
+
+
+def test_scrolling_loads_more_photos_in_rows_of_one_height_that_cut_nothing_off(many: Page) -> None:
+    page = many
     page.locator("#hits img").last.scroll_into_view_if_needed()
     expect(page.locator("#status")).to_have_text("70 photos")
     expect(page.get_by_role("button", name="More results")).to_be_hidden()

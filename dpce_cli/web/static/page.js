@@ -73,7 +73,8 @@ async function load() {
   $("#more").hidden = fresh.length < COUNT || hits.length >= MOST;
   const what = found.kind === "photos" ? "photos" : "sentences";
   const none = found.hits.length ? `Nothing found that is at least ${$("#sure").value} % sure; the best is ${percent(found.hits[0])}.` : "Nothing found.";
-  say([hits.length ? `${hits.length} ${what}` : none, ...found.notes].join(" · "));
+  const count = $("#more").hidden ? `${hits.length} ${what}` : `The first ${hits.length} ${what}`;
+  say([hits.length ? count : none, ...found.notes].join(" · "));
 }
 
 const percent = (hit) => (hit.relevance === null ? "" : Math.round(100 * hit.relevance) + " %");
@@ -105,6 +106,11 @@ function tile(hit, index) {
   if (mark.textContent) button.append(mark);
   item.append(button);
   return item;
+}
+
+async function openNext() {
+  if (shown + 1 === hits.length && !$("#more").hidden) await load();
+  open(shown + 1);
 }
 
 const source = (hit, size) => `/photo/${encodeURIComponent($("#gallery").value)}/${size}/${hit.key}`;
@@ -201,7 +207,7 @@ $("#large").onclick = (event) => {
   const name = event.target.name;
   if (event.target === $("#large") || name === "close") $("#large").close();
   if (name === "before") open(shown - 1);
-  if (name === "after") open(shown + 1);
+  if (name === "after") openNext();
   const copied = { copy: "path", reveal: "reveal" }[name];
   if (copied) navigator.clipboard.writeText(hits[shown][copied]).then(() => { event.target.textContent = "Copied"; });
   if (name === "why") why();
@@ -215,7 +221,7 @@ $("#large").onclick = (event) => {
 $("#large").onkeydown = (event) => {
   if (event.target.tagName === "INPUT") return;
   if (event.key === "ArrowLeft") open(shown - 1);
-  if (event.key === "ArrowRight") open(shown + 1);
+  if (event.key === "ArrowRight") openNext();
 };
 $("#large").onclose = () => {
   $("#large button[name=copy]").textContent = "Copy path";
