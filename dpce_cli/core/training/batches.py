@@ -211,6 +211,8 @@ class TrainingSet:
                 own = share(len(rows))
                 views = torch.randint(self.features.shape[1], (len(rows),), generator=generator)
                 images = self.features[rows[own], views[own]]
+                if self.on_gpu:
+                    images = images.pin_memory()  # from there, a GPU copies while it computes
             token_ids, text_instance_ids = (
                 self._augmented(self.token_ids[texts], generator),
                 self.instance_of_text[texts],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,13 @@ def test_cached_features_are_those_of_their_instances(dataset: PreparedDataset, 
     for batch in training_set(dataset, encoder, cache=True).batches(0):
         assert batch.images.shape == (3, 512)
         torch.testing.assert_close(batch.images.float(), expected[batch.instance_ids], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cached_features_for_a_gpu_are_pinned(dataset: PreparedDataset, encoder: ImageEncoder) -> None:
+    batch = next(training_set(dataset, deepcopy(encoder).cuda(), cache=True).batches(0))
+    assert batch.images.is_pinned()
 
 
 def test_all_cached_views_are_used(dataset: PreparedDataset, encoder: ImageEncoder) -> None:
