@@ -165,6 +165,28 @@ def test_a_data_set_of_which_no_photo_can_be_read_is_refused(tmp_path: Path) -> 
     assert f"{root}: too few photos of step 0 can be read; put them there and run again" in error
 
 
+def test_where_the_folder_of_photos_has_moved_nothing_is_lost(root: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "w"
+    _prepare(root, workspace)
+    training = ("train-stage1", "--no-word-vectors", "--workers", "0", "--fresh")
+    succeed(*training, workspace=workspace)
+    best = workspace / root.name / "stage1" / "best.pt"
+    before = best.read_bytes()
+    (tmp_path / "moved").mkdir()
+    moved = root.rename(tmp_path / "moved" / root.name)
+
+    for command in (training, ("extract-features", "--workers", "0")):
+        error = dpce(*command, workspace=workspace).error
+        assert (
+            f"{root}: the folder of the photos is not there; put it back, or if it has moved, run 'dpce prepare"
+            in error
+        )
+    assert best.read_bytes() == before
+    assert f"--name {root.name}:" in error
+    _prepare(moved, workspace, "--name", root.name)
+    succeed("extract-features", "--workers", "0", workspace=workspace)
+
+
 def test_a_split_of_which_no_photo_can_be_read_is_refused(root: Path, tmp_path: Path) -> None:
     workspace = tmp_path / "w"
     _prepare(root, workspace)

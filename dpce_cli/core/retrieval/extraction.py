@@ -205,6 +205,7 @@ class _Embedding:
             for batch in features[share(len(features))][done:].split(_IMAGES):
                 yield self._encode(batch), []
             return
+        self.dataset.check_root()
         views = read_views(
             self.dataset.root, own[done:], views_in_testing(config), batch_size=size, workers=self.workers
         )

@@ -174,7 +174,9 @@ class TrainingSet:
             else None
         )
         usable = self.caption_counts > 0
-        if self.features is not None:
+        if self.features is None:
+            dataset.check_root()
+        else:
             usable &= readable_photos(self.features)
         self.usable = usable.nonzero().squeeze(1)
         self._shards = self._shard_of_usable() if self.features is None else None

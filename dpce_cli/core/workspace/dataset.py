@@ -15,7 +15,7 @@ from typing import Any
 
 from dpce_cli.core.config import Config
 from dpce_cli.core.data.records import SPLITS, CaptionedImage, check_encodable, instance_ids
-from dpce_cli.core.errors import DpceError, WorkspaceError
+from dpce_cli.core.errors import DataError, DpceError, WorkspaceError
 from dpce_cli.core.storage.files import replacing, write_json
 from dpce_cli.core.text.vocabulary import Vocabulary
 
@@ -63,6 +63,18 @@ class PreparedDataset:
                 "or add the missing split to the data set and run prepare-vocab again"
             )
         return images
+
+    def check_root(self) -> None:
+        """Make sure that the folder of the photos is there, before work that reads them.
+
+        Raises:
+            DataError: it is not.
+        """
+        if not self.root.is_dir():
+            raise DataError(
+                f"{self.root}: the folder of the photos is not there; put it back, or if it has moved, run 'dpce "
+                f"prepare-vocab' again with its new place and --name {self.name}: trained models stay valid"
+            )
 
 
 def write_dataset(

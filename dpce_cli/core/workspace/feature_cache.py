@@ -99,6 +99,7 @@ def cached_features(
     path, views = _path(cache.workspace, split, meta, images), meta["views"]
     contents = photo_contents(root, images)
     if not is_stored(path, meta, contents):
+        dataset.check_root()
         whole_meta = meta_to_fill(path, meta, contents)
         of = f"maps after {encoder.frozen_until}" if cache.kind == "maps" else "features"
         shape = (len(paths), views, *features_shape(encoder, cache.kind))

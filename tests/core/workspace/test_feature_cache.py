@@ -209,6 +209,9 @@ def test_photos_that_cannot_be_read_are_left_out_of_training_and_validation(case
 
 def test_photos_that_are_all_missing_are_an_error_and_not_remembered(case: Case) -> None:
     case.dataset.root.rename(case.dataset.root.with_name("elsewhere"))
+    with pytest.raises(DataError, match=r"photos: the folder of the photos is not there; put it back"):
+        case.features()
+    case.dataset.root.mkdir()
     with pytest.raises(
         DataError, match=r"photos: none of the 12 train photos can be read; put them there and run again"
     ):
