@@ -50,8 +50,8 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def _prepare(root: Path, workspace: Path) -> Outcome:
-    arguments = ("--preset", "scenes", *TINY)
+def _prepare(root: Path, workspace: Path, *options: str) -> Outcome:
+    arguments = ("--preset", "scenes", *TINY, *options)
     return succeed("prepare-vocab", "folder", "--root", root, *arguments, workspace=workspace)
 
 
