@@ -1,48 +1,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
 from dpce_cli.core.galleries.gallery import Gallery
 from dpce_cli.core.galleries.indexing import index_gallery
-from dpce_cli.core.models.dual_encoder import DualEncoder
 from dpce_cli.core.progress import Reporter
 from dpce_cli.core.retrieval.explaining import explain
 from dpce_cli.core.retrieval.explanation_sheet import draw_heat
 from dpce_cli.core.retrieval.model import Model
-from dpce_cli.core.seeding import generator_for
-from dpce_cli.core.text.vocabulary import Vocabulary
 from dpce_cli.core.workspace.workspace import Workspace
 from dpce_cli.web.pages import Notes, Searches, build_app
-from tests.core.tiny import tiny_cnn, tiny_config
 from tests.web.test_pages import key
 
 WHY = f"/why/photos/{key('red.png')}"
-
-
-@pytest.fixture
-def model() -> Iterator[Model]:
-    config = tiny_config(None)
-    with tiny_cnn():
-        torch.manual_seed(0)
-        both = DualEncoder(config, vocabulary_size=3, word_dim=config.model.word_dim, instances=1)
-        both.image_encoder.reset_parameters(generator_for("image"), None)
-        both.text_encoder.reset_parameters(generator_for("text"))
-        yield Model(
-            name="tiny",
-            config=config,
-            vocabulary=Vocabulary(("red", "green", "blue"), lowercase=True),
-            word_dim=config.model.word_dim,
-            weights_id="tiny",
-            load_weights=both.state_dict,
-        )
 
 
 @pytest.fixture
