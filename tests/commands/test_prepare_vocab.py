@@ -125,7 +125,10 @@ def test_unusable_captions_are_refused_with_file_and_line(tmp_path: Path, captio
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--preset", "nosuch"), "there is no preset 'nosuch'; choose one of scenes, flickr8k, paper-flickr30k, "),
+        (
+            ("--preset", "nosuch"),
+            "there is no preset 'nosuch'; choose one of scenes, flickr8k, flickr8k-fine-tuned, paper-flickr30k, ",
+        ),
         (("--set", "nosuch=1"), "--set nosuch=1: expected KEY=VALUE with one of "),
         (("--set", "model.embedding_dim=wide"), "--set: model.embedding_dim is 'wide'; expected a whole number"),
         (("--set", "image.crop=65"), "the configuration needs image.resize of at least image.crop"),
