@@ -54,7 +54,7 @@ def encode(
         kind, names, embeddings = "query", query, found.encode_text(query)
     if output:
         beside = save_vectors(output, names, embeddings, found)
-        typer.echo(f"{len(embeddings)} vectors of {found.dim} numbers: {output}, their names: {beside}", err=True)
+        typer.echo(f"embeddings ({len(embeddings)}, {found.dim}): {output}; their names: {beside}", err=True)
     else:
         for name, embedding in zip(names, embeddings, strict=True):
             typer.echo(vector_line(kind, name, embedding))

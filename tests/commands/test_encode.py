@@ -50,7 +50,7 @@ def test_photos_become_rows_of_an_array_in_their_order(model: Path, photo: Path,
     outcome = _encode(model, other, photo, "--output", output)
 
     assert (outcome.code, outcome.stdout) == (0, "")
-    assert outcome.stderr.endswith(f"2 vectors of 16 numbers: {output}, their names: {tmp_path}/new/vectors.json\n")
+    assert outcome.stderr.endswith(f"embeddings (2, 16): {output}; their names: {tmp_path}/new/vectors.json\n")
     rows = np.load(output, allow_pickle=False)
     assert (rows.dtype, rows.shape) == (np.float32, (2, 16))
     assert json.loads(output.with_suffix(".json").read_text())["names"] == [str(other), str(photo)]
