@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import os
+import re
 import select
 import sys
 from pathlib import Path
@@ -97,7 +99,9 @@ for name, command in (
     ("serve", serve),
     ("teach", teach),
 ):
-    app.command(name, cls=_Command)(command)
+    # One line per paragraph: Typer keeps the line breaks of a docstring, whatever the terminal's width.
+    paragraphs = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(command.__doc__ or ""))
+    app.command(name, cls=_Command, help=paragraphs)(command)
 
 
 def _print_version(wanted: bool) -> None:

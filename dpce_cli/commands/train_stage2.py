@@ -26,7 +26,7 @@ def train_stage2(
 ) -> None:
     """Stage II: add the ranking loss, from Stage I's best model. If interrupted, run it again to continue.
 
-    Encoders and seed are those of Stage I. Only stage2.* can be set, except with --from-scratch.
+    Encoders and seed are those of Stage I. Only stage2.* and image.frozen_until can be set, except with --from-scratch.
 
     Example: dpce train-stage2 --set stage2.margin=0.1
     """

@@ -186,7 +186,8 @@ def build_app(searches: Searches) -> Starlette:
 
     def state(request: Request) -> JSONResponse:
         shown = []
-        for one in gallery_states(searches.workspace.gallery_folder("")):
+        states = gallery_states(searches.workspace.gallery_folder(""))
+        for one in sorted(states, key=lambda state: state.kind == "sentences"):  # the page opens the first one
             if one.name in searches:
                 problems = [{"path": visible, "reason": reason} for visible, reason in one.problems[:_SHOWN_PROBLEMS]]
                 shown.append(

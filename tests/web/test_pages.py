@@ -16,6 +16,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from dpce_cli.core.galleries.gallery import Gallery
+from dpce_cli.core.galleries.indexing import index_gallery
 from dpce_cli.core.workspace.workspace import Workspace
 from dpce_cli.web.pages import Notes, Searches, build_app
 from tests.core.galleries.conftest import ColourModel, Place
@@ -162,6 +163,18 @@ def test_what_cannot_be_searched_is_said_in_words(
 def test_the_state_counts_photos_and_names_what_cannot_be_read(page: TestClient) -> None:
     (one,) = page.get("/state").json()["galleries"]
     assert (one["name"], one["items"], one["pending"], one["problems"]) == ("photos", 3, 0, 0)
+
+
+def test_the_page_names_galleries_of_photos_first(place: Place) -> None:
+    (place.photos / "labels.txt").write_text("a red square\n")
+    labels = place.gallery.parent / "labels"
+    index_gallery(
+        labels, [place.photos / "labels.txt"], PhotoModel().as_model(),
+        model_source=None, workers=0, reporter=Notes(),
+    )  # fmt: skip
+    galleries = {folder.name: Gallery(folder, PhotoModel().as_model()) for folder in (labels, place.gallery)}
+    page = TestClient(build_app(Searches(Workspace(place.gallery.parents[1]), galleries, Notes())))
+    assert [one["name"] for one in page.get("/state").json()["galleries"]] == ["photos", "labels"]
 
 
 def test_many_searches_at_once_are_all_answered(page: TestClient) -> None:
