@@ -304,7 +304,7 @@ def scenes() -> Config:
         stage2=replace(
             base.stage2,
             multipliers=learning,
-            epochs=13,
+            epochs=20,
             batch_size=64,
             captions_per_image=2,
             learning_rate=3e-3,
