@@ -42,8 +42,8 @@ class ImageConfig:
     min_crop_scale: float
     """Smallest side of a random training crop, relative to the photo."""
     mirror: bool
-    """Flip half of the training photos, and average test embeddings over photo and mirror image. Choose false if captions
-    tell left from right."""
+    """Flip half of the training photos, and average test embeddings over photo and mirror image. False keeps left and
+    right apart."""
     test_view: Literal["crop", "full"]
     """Input of test embeddings: "crop" is the central crop; "full" is the whole photo, summed over all positions of a
     crop on the CNN's map, as in the paper. Validation during training always uses the central crop."""
