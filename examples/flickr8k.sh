@@ -1,28 +1,34 @@
 #!/usr/bin/env bash
 # Train both stages on Flickr8k, evaluate them on the validation photos, and search in these photos.
 #
-#     [VECTORS=FILE] [WEIGHTS=FILE] [PRESET=NAME] [PRECISION=bf16] [SEED=N] examples/flickr8k.sh DIR
+#     [VECTORS=FILE] [WEIGHTS=FILE] [PRESET=NAME] [PRECISION=bf16] examples/flickr8k.sh DIR [KEY=VALUE ...]
 #
 # DIR        folder of the official files: Flicker8k_Dataset/, Flickr8k.token.txt, Flickr_8k.{train,dev}Images.txt
 # VECTORS    word vectors, such as GoogleNews-vectors-negative300.bin.gz; default: word2vec is trained on the captions
 # WEIGHTS    state dict of the original ImageNet ResNet-50; default: torchvision's ResNet-50 weights are downloaded
-# PRESET     flickr8k, the default, or flickr8k-fine-tuned: Stage II trains layer4 of the CNN, too (5 GB of cached maps)
+# PRESET     flickr8k, the default; flickr8k-384: photos of 384 pixels and a wider text CNN; or flickr8k-fine-tuned:
+#            Stage II trains layer4 of the CNN, too (5 GB of cached maps); see examples/measurements.md
 # PRECISION  fp32, the default, or bf16: faster on a GPU and on a CPU with AMX
-# SEED       of both stages; default: 0
+# KEY=VALUE  settings of the preset to change, such as seed=1
 #
 # Needs Python 3.11 or newer and bash, but no GPU. On a CPU, the image CNN takes most time, about 20 minutes on two
 # cores; it computes the features of every photo and its mirror image once. Results go to dpce-workspace, or to
 # $DPCE_WORKSPACE. If it is stopped, run it again: it continues.
 set -euo pipefail
 
-if [[ $# -ne 1 || ! -d $1 ]]; then
-    echo "usage: [VECTORS=FILE] [WEIGHTS=FILE] [PRESET=NAME] [PRECISION=bf16] [SEED=N] examples/flickr8k.sh DIR" >&2
+usage() {
+    echo "usage: [VECTORS=FILE] [WEIGHTS=FILE] [PRESET=NAME] [PRECISION=bf16] examples/flickr8k.sh DIR [KEY=VALUE ...]" >&2
     echo "DIR is the folder of the official Flickr8k files" >&2
     exit 2
-fi
+}
+[[ $# -ge 1 && -d $1 ]] || usage
+prepare=(dpce prepare-vocab flickr8k --root "$1" --preset "${PRESET:-flickr8k}")
+for setting in "${@:2}"; do
+    [[ $setting == [a-z]*=* ]] || usage
+    prepare+=(--set "$setting")
+done
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""
 sheet="${DPCE_WORKSPACE:-dpce-workspace}/snow.png"
-prepare=(dpce prepare-vocab flickr8k --root "$1" --preset "${PRESET:-flickr8k}" --set "seed=${SEED:-0}")
 compute() { dpce "$@" --precision "${PRECISION:-fp32}"; }
 SECONDS=0
 

@@ -165,8 +165,10 @@ def test_benchmarks_are_executable_and_what_they_share_is_not(script: Path) -> N
     assert os.access(script, os.X_OK) == text.startswith("#!") == ("def main()" in text)
 
 
-def test_the_flickr8k_script_without_a_folder_explains_itself() -> None:
-    result = subprocess.run([ROOT / "examples" / "flickr8k.sh"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("arguments", [[], [ROOT, "no setting"]], ids=["without a folder", "without a setting"])
+def test_the_flickr8k_script_explains_itself(arguments: list[str | Path]) -> None:
+    script = ROOT / "examples" / "flickr8k.sh"
+    result = subprocess.run([script, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith("usage: ")

@@ -38,7 +38,8 @@ class ImageConfig:
     squash: bool
     """Resize photos to a square, as the paper does for pedestrians; otherwise, their shape is kept."""
     crop: int
-    """Side of the square input of the CNN, in pixels."""
+    """Side of the square input of the CNN, in pixels. Together with `resize`, a larger one finds more, even in small
+    photos, which are enlarged; the CNN's time grows with its square."""
     min_crop_scale: float
     """Smallest side of a random training crop, relative to the photo."""
     mirror: bool

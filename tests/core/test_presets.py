@@ -138,10 +138,18 @@ def test_the_papers_variants_differ_in_the_image_cnn_and_what_goes_with_it() -> 
     }
 
 
+def test_the_preset_for_more_pixels_differs_in_photos_and_the_text_cnn_alone() -> None:
+    assert changes("flickr8k-384", "flickr8k") == {
+        "image.resize": ("224", "384"),
+        "image.crop": ("224", "384"),
+        "model.text_width": ("0.25", "0.5"),
+    }
+
+
 def test_fine_tuning_trains_the_last_part_of_the_cnn_in_stage_2_alone() -> None:
     config = build_preset("flickr8k-fine-tuned")
     assert config.image.frozen_until == "layer3"
-    assert config.stage1 == build_preset("flickr8k").stage1
+    assert {key.split(".")[0] for key in changes("flickr8k-fine-tuned", "flickr8k")} == {"image", "stage2"}
     assert effective_rates(config.stage2)["backbone"] == pytest.approx(1.5e-3)
 
 
@@ -161,7 +169,7 @@ def test_stage_2_adds_the_ranking_loss(name: str) -> None:
     assert build_preset(name).stage2.ranking_weight > 0
 
 
-@pytest.mark.parametrize("name", ["flickr8k", "flickr8k-fine-tuned", "scenes"])
+@pytest.mark.parametrize("name", ["flickr8k", "flickr8k-384", "flickr8k-fine-tuned", "scenes"])
 def test_small_data_presets_fold_case_because_their_word_vectors_do(name: str) -> None:
     assert build_preset(name).text.lowercase
 
@@ -171,5 +179,5 @@ def test_scenes_are_never_mirrored_because_captions_tell_left_from_right() -> No
 
 
 def test_an_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no preset 'coco'; choose one of scenes, flickr8k, flickr8k-fine-tuned, "):
+    with pytest.raises(ConfigError, match="no preset 'coco'; choose one of scenes, flickr8k, flickr8k-384, "):
         build_preset("coco")
