@@ -6,8 +6,8 @@
 # DIR        folder of the official files: Flicker8k_Dataset/, Flickr8k.token.txt, Flickr_8k.{train,dev}Images.txt
 # VECTORS    word vectors, such as GoogleNews-vectors-negative300.bin.gz; default: word2vec is trained on the captions
 # WEIGHTS    state dict of the original ImageNet ResNet-50; default: torchvision's ResNet-50 weights are downloaded
-# PRESET     flickr8k, the default; flickr8k-384: photos of 384 pixels and a wider text CNN; or flickr8k-fine-tuned:
-#            Stage II trains layer4 of the CNN, too (5 GB of cached maps); see examples/measurements.md
+# PRESET     flickr8k, the default; flickr8k-384: photos of 384 pixels and a wider text CNN; or flickr8k-fine-tuned: as
+#            that, and Stage II trains layer4 of the CNN, too (17 GB of cached maps); see examples/measurements.md
 # PRECISION  fp32, the default, or bf16: faster on a GPU and on a CPU with AMX
 # KEY=VALUE  settings of the preset to change, such as seed=1
 #

@@ -267,11 +267,11 @@ def flickr8k_384() -> Config:
 
 
 def flickr8k_fine_tuned() -> Config:
-    """As "flickr8k", but Stage II also trains the last part of a ResNet, on cached maps of what comes before.
+    """As "flickr8k-384", but Stage II also trains the last part of a ResNet, on cached maps of what comes before.
 
     The learning rate is 1.5e-3 for the CNN and 3e-4 for the rest; examples/measurements.md has what it gains.
     """
-    frozen = flickr8k()
+    frozen = flickr8k_384()
     return replace(
         frozen,
         preset="flickr8k-fine-tuned",

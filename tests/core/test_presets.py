@@ -149,7 +149,7 @@ def test_the_preset_for_more_pixels_differs_in_photos_and_the_text_cnn_alone() -
 def test_fine_tuning_trains_the_last_part_of_the_cnn_in_stage_2_alone() -> None:
     config = build_preset("flickr8k-fine-tuned")
     assert config.image.frozen_until == "layer3"
-    assert {key.split(".")[0] for key in changes("flickr8k-fine-tuned", "flickr8k")} == {"image", "stage2"}
+    assert {key.split(".")[0] for key in changes("flickr8k-fine-tuned", "flickr8k-384")} == {"image", "stage2"}
     assert effective_rates(config.stage2)["backbone"] == pytest.approx(1.5e-3)
 
 
