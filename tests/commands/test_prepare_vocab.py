@@ -127,7 +127,8 @@ def test_unusable_captions_are_refused_with_file_and_line(tmp_path: Path, captio
     [
         (
             ("--preset", "nosuch"),
-            "there is no preset 'nosuch'; choose one of scenes, flickr8k, flickr8k-384, flickr8k-fine-tuned, ",
+            "there is no preset 'nosuch'; choose one of scenes, flickr8k, flickr8k-384, flickr8k-fine-tuned, "
+            "paper-flickr30k, ",
         ),
         (("--set", "nosuch=1"), "--set nosuch=1: expected KEY=VALUE with one of "),
         (("--set", "model.embedding_dim=wide"), "--set: model.embedding_dim is 'wide'; expected a whole number"),

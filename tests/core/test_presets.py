@@ -149,6 +149,7 @@ def test_the_preset_for_more_pixels_differs_in_photos_and_the_text_cnn_alone() -
 def test_fine_tuning_trains_the_last_part_of_the_cnn_in_stage_2_alone() -> None:
     config = build_preset("flickr8k-fine-tuned")
     assert config.image.frozen_until == "layer3"
+    assert config.stage1 == build_preset("flickr8k").stage1
     assert {key.split(".")[0] for key in changes("flickr8k-fine-tuned", "flickr8k-384")} == {"image", "stage2"}
     assert effective_rates(config.stage2)["backbone"] == pytest.approx(1.5e-3)
 
@@ -179,5 +180,6 @@ def test_scenes_are_never_mirrored_because_captions_tell_left_from_right() -> No
 
 
 def test_an_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no preset 'coco'; choose one of scenes, flickr8k, flickr8k-384, "):
+    known = "scenes, flickr8k, flickr8k-384, flickr8k-fine-tuned, "
+    with pytest.raises(ConfigError, match=f"no preset 'coco'; choose one of {known}"):
         build_preset("coco")
