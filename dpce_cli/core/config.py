@@ -52,8 +52,8 @@ class ImageConfig:
     """Random crops per photo in the feature cache, in addition to the central crop and its mirror image."""
     frozen_until: str = ""
     """Name of the last part of the image CNN that never learns, such as "layer3" of a ResNet; its batch norms and those
-    after it keep their statistics. If only what comes after it learns, its maps are cached. Empty: the whole CNN learns
-    or is frozen."""
+    after it keep their statistics. Its maps are cached, also in a Stage I that freezes the whole CNN. Empty: the whole
+    CNN learns or is frozen."""
     pooling: tuple[int, ...] = (1, 1)
     """Rows and columns of the grid whose cells average the last feature map; more than [1, 1], the paper's, keep
     where in the photo something is. Only for torchvision's ResNets."""

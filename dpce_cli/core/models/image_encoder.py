@@ -113,7 +113,10 @@ class ImageEncoder(nn.Module):
         return maps
 
     def pooled_features(self, images: Tensor) -> Tensor:
-        """The CNN's pooled features of uint8 RGB images `(batch, 3, height, width)`: `(batch, feature_dim)`.
+        """The CNN's pooled features of uint8 RGB images `(batch, 3, height, width)`, or of their `frozen_maps`.
+
+        Returns:
+            `(batch, feature_dim)`.
 
         Raises:
             ConfigError: the images have more than one window.
@@ -121,9 +124,8 @@ class ImageEncoder(nn.Module):
         features = self.window_features(images)
         if features.shape[1] > 1:
             raise ConfigError(
-                f"a photo of {images.shape[3]} x {images.shape[2]} pixels has {features.shape[1]} windows in this "
-                "image CNN and no pooled features to cache; add --no-feature-cache, or prepare with "
-                "--set image.crop=224"
+                f"a photo of this size has {features.shape[1]} windows in this image CNN and no pooled features to "
+                "cache; add --no-feature-cache, or prepare with --set image.crop=224"
             )
         return features[:, 0]
 
@@ -133,7 +135,14 @@ class ImageEncoder(nn.Module):
         return normalize(images, mean=self.mean, std=self.std)
 
     def window_features(self, images: Tensor) -> Tensor:
-        """Features `(batch, windows, feature_dim)`; a photo that is not larger than a training crop is one window."""
+        """Features `(batch, windows, feature_dim)`; a photo that is not larger than a training crop is one window.
+
+        Args:
+            images: uint8 RGB `(batch, 3, height, width)`, or their `frozen_maps`.
+        """
+        if self._parts and images.is_floating_point():
+            features = self._parts.run_upper(images.float())
+            return features if isinstance(self.backbone, CaffeResNet50 | CaffeVGG) else features[:, None]
         pixels = self._pixels(images)
         if isinstance(self.backbone, CaffeResNet50 | CaffeVGG):
             return cast(Tensor, self.backbone(pixels))
@@ -166,11 +175,7 @@ class ImageEncoder(nn.Module):
         """
         if images.dim() == 2:
             return cast(Tensor, self.head(self.feature_dropout(images.float())))
-        if self._parts and images.is_floating_point():
-            pooled = self._parts.run_upper(images.float())
-            features = pooled if isinstance(self.backbone, CaffeResNet50 | CaffeVGG) else pooled[:, None]
-        else:
-            features = self.window_features(images)
+        features = self.window_features(images)
         embeddings: Tensor = self.head(self.feature_dropout(features.flatten(0, 1)))
         # Not features.shape, which ONNX graphs would hold as numbers, for photos of one size.
         return cast(Tensor, embeddings.unflatten(0, (images.shape[0], -1))).mean(1)

@@ -80,8 +80,10 @@ def size_stage(
     disk = {}
     if feature_cache and (kind := cached_kind(model, settings.multipliers)):
         views = 1 + config.image.mirror + config.image.cached_crops
+        kinds: set[Kind] = {kind, "maps"} if config.image.frozen_until else {kind}
         with torch.device("meta"):
-            disk["cached features"] = 2 * images * views * math.prod(features_shape(model.image_encoder, kind))
+            numbers = sum(math.prod(features_shape(model.image_encoder, kind)) for kind in kinds)
+        disk["cached features"] = 2 * images * views * numbers
     disk["last.pt"], disk["best.pt"] = weights + states * learning, weights
     disk["embeddings"] = round(images * (1 + captions_per_image) * config.model.embedding_dim * 4)
     return StageSize(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dpce_cli.core.config import ImageConfig
 from dpce_cli.core.data.contents import is_stored, meta_to_fill, photo_contents
+from dpce_cli.core.data.images import View
 from dpce_cli.core.data.loading import read_views, stop_without_launcher, warn_of_others
 from dpce_cli.core.data.records import CaptionedImage
 from dpce_cli.core.data.views import FixedViews
@@ -80,6 +81,8 @@ def cached_features(
     stopped. A photo that cannot be read has a row of zeros. float16 keeps three digits, and halves the file: per photo,
     24 KiB at six views of ResNet-50 as a whole, and 784 KiB at two views of ResNet-50 cut after layer3.
 
+    The pooled features of a CNN that is cut are computed from its maps, which are cached, too: Stage II needs them.
+
     Args:
         split: "train" adds `config.cached_crops` random crops to the test views.
 
@@ -100,6 +103,11 @@ def cached_features(
     contents = photo_contents(root, images)
     if not is_stored(path, meta, contents):
         dataset.check_root()
+        maps = None
+        if cache.kind == "pooled" and encoder.frozen_until:
+            maps = cached_features(
+                replace(cache, kind="maps"), dataset, encoder, config, split=split, workers=workers, reporter=reporter
+            )
         whole_meta = meta_to_fill(path, meta, contents)
         of = f"maps after {encoder.frozen_until}" if cache.kind == "maps" else "features"
         shape = (len(paths), views, *features_shape(encoder, cache.kind))
@@ -107,7 +115,7 @@ def cached_features(
             f"caching the image CNN's {of} of the {split} photos in {path} ({2 * math.prod(shape) / 1e9:.2f} GB)"
         )
         device, problems = next(encoder.parameters()).device, list[str]()
-        compute = encoder.pooled_features if cache.kind == "pooled" else encoder.frozen_maps
+        compute = encoder.frozen_maps if cache.kind == "maps" else encoder.pooled_features
         lower = torch.autocast(device.type, cache.computed_in, enabled=cache.computed_in != torch.float32)
         encoder.eval()
         with (
@@ -120,19 +128,16 @@ def cached_features(
             own = share(len(paths))
             done, end = own.start + store.done("features"), own.stop
             with reporter.track(f"features of {split} photos", end - own.start, done - own.start) as advance:
-                batches = read_views(
-                    root,
-                    images[done:end],
-                    _Offset(FixedViews(config, crops), done),
-                    batch_size=_BATCH,
-                    workers=workers,
+                inputs = (
+                    _photos(root, images[done:end], _Offset(FixedViews(config, crops), done), workers)
+                    if maps is None
+                    else _readable_maps(maps[done:end])
                 )
-                for positions, batch, unread in batches:
-                    rows = torch.zeros(len(positions) + len(unread), *shape[1:], dtype=torch.float16)
-                    if positions:
-                        features = compute(batch.to(device).flatten(0, 1))
-                        first = _BATCH * (positions[0] // _BATCH)
-                        rows[torch.tensor(positions) - first] = features.half().cpu().unflatten(0, (-1, views))
+                for readable, views_of_readable, unread in inputs:
+                    rows = torch.zeros(len(readable), *shape[1:], dtype=torch.float16)
+                    if readable.any():
+                        features = compute(views_of_readable.flatten(0, 1).to(device))
+                        rows[readable] = features.half().cpu().unflatten(0, (-1, views))
                     for problem in unread:
                         reporter.warn(f"{problem}: skipped")
                     problems += unread
@@ -189,6 +194,23 @@ def readable_photos(features: Tensor) -> Tensor:
 def in_chunks(features: Tensor) -> Iterator[Tensor]:
     """Consecutive photos of `features`, at most 64 MiB at a time."""
     yield from features.split(max(1, _CHUNK_BYTES // max(1, features[:1].nbytes)))
+
+
+def _photos(
+    root: Path, images: Sequence[CaptionedImage], view: View, workers: int
+) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    """Some photos at a time: which of them can be read, the views of those, and what is wrong with the others."""
+    for positions, views, problems in read_views(root, images, view, batch_size=_BATCH, workers=workers):
+        readable = torch.zeros(len(positions) + len(problems), dtype=torch.bool)
+        readable[torch.tensor(positions, dtype=torch.long) % _BATCH] = True
+        yield readable, views, problems
+
+
+def _readable_maps(maps: Tensor) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    """The same of cached maps; what is wrong with the others was told when they were cached."""
+    for part in maps.split(_BATCH):
+        readable = readable_photos(part)
+        yield readable, part[readable], []
 
 
 def _is_stored(

@@ -163,6 +163,15 @@ def test_the_disk_is_that_of_the_maps_of_a_lower_part(workspace: Workspace) -> N
     assert 0 < described < 20_000
 
 
+def test_a_frozen_cnn_that_is_cut_has_its_maps_and_its_features_in_the_cache(workspace: Workspace) -> None:
+    settings = ["image.frozen_until=bn1", "stage1.multipliers.backbone=0", "stage1.epochs=1"]
+    planned = size_of_tiny(workspace, *settings)
+    train(workspace, 1, workspace.load_dataset().config.with_settings(settings))
+    maps, pooled = (workspace.folder / "cache").glob("train-*.h5")
+    described = maps.stat().st_size + pooled.stat().st_size - planned.disk["cached features"]
+    assert 0 < described < 40_000
+
+
 @pytest.mark.parametrize(("optimizer", "states"), [("sgd", 1), ("adamw", 2)])
 def test_the_first_process_gathers_the_classes_with_their_state(optimizer: str, states: int) -> None:
     assert size_of(f"stage1.optimizer={optimizer}", processes=2).memory_to_save == 1000 * 64 * 4 * (1 + states)

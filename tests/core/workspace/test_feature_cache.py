@@ -270,6 +270,23 @@ def test_the_maps_of_a_lower_part_are_cached_until_that_part_changes(case: Case)
     assert len(cut.files()) == 3
 
 
+def test_the_pooled_features_of_a_cut_cnn_come_from_its_maps(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_cache, "_BATCH", 5)
+    case.photos()[6].write_bytes(b"no image")
+    expected = case.features().clone()
+    (pooled,) = case.files()
+    (case.workspace.folder / "cache" / pooled).unlink()
+    cut = cut_case(case)
+    maps = cut.features()
+    monkeypatch.delattr(feature_cache, "read_views")
+    features = replace(cut, kind="pooled").features()
+    assert not maps[6].any()
+    assert not features[6].any()
+    assert torch.allclose(features.float(), expected.float(), rtol=1e-2, atol=1e-3)
+    assert pooled in case.files()
+    assert len(case.files()) == 2
+
+
 def test_features_in_float32_are_used_for_any_precision_and_no_others(case: Case) -> None:
     cut = cut_case(case)
     lower = replace(cut, computed_in=torch.bfloat16)
