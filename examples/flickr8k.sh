@@ -18,13 +18,13 @@ set -euo pipefail
 
 usage() {
     echo "usage: [VECTORS=FILE] [WEIGHTS=FILE] [PRESET=NAME] [PRECISION=bf16] examples/flickr8k.sh DIR [KEY=VALUE ...]" >&2
-    echo "DIR is the folder of the official Flickr8k files" >&2
+    echo "$1" >&2
     exit 2
 }
-[[ $# -ge 1 && -d $1 ]] || usage
+[[ $# -ge 1 && -d $1 ]] || usage "DIR is the folder of the official Flickr8k files${1:+, not '$1'}"
 prepare=(dpce prepare-vocab flickr8k --root "$1" --preset "${PRESET:-flickr8k}")
 for setting in "${@:2}"; do
-    [[ $setting == [a-z]*=* ]] || usage
+    [[ $setting == [a-z]*=* ]] || usage "KEY=VALUE is a setting such as seed=1, not '$setting'"
     prepare+=(--set "$setting")
 done
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""

@@ -165,10 +165,18 @@ def test_benchmarks_are_executable_and_what_they_share_is_not(script: Path) -> N
     assert os.access(script, os.X_OK) == text.startswith("#!") == ("def main()" in text)
 
 
-@pytest.mark.parametrize("arguments", [[], [ROOT, "no setting"]], ids=["without a folder", "without a setting"])
-def test_the_flickr8k_script_explains_itself(arguments: list[str | Path]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ([], "DIR is the folder of the official Flickr8k files"),
+        (["no folder"], "DIR is the folder of the official Flickr8k files, not 'no folder'"),
+        ([str(ROOT), "no setting"], "KEY=VALUE is a setting such as seed=1, not 'no setting'"),
+    ],
+)
+def test_the_flickr8k_script_explains_itself(arguments: list[str], hint: str) -> None:
     script = ROOT / "examples" / "flickr8k.sh"
     result = subprocess.run([script, *arguments], capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith("usage: ")
+    assert (result.returncode, result.stdout) == (2, "")
+    usage, explanation = result.stderr.splitlines()
+    assert usage.startswith("usage: ")
+    assert explanation == hint
