@@ -127,7 +127,7 @@ def cached_features(
         ):
             own = share(len(paths))
             done, end = own.start + store.done("features"), own.stop
-            with reporter.track(f"features of {split} photos", end - own.start, done - own.start) as advance:
+            with reporter.track(f"{of} of {split} photos", end - own.start, done - own.start) as advance:
                 inputs = (
                     _photos(root, images[done:end], _Offset(FixedViews(config, crops), done), workers)
                     if maps is None
