@@ -123,9 +123,11 @@ class ImageEncoder(nn.Module):
         """
         features = self.window_features(images)
         if features.shape[1] > 1:
+            height, width = (self.crop, self.crop) if images.is_floating_point() else images.shape[2:]
             raise ConfigError(
-                f"a photo of this size has {features.shape[1]} windows in this image CNN and no pooled features to "
-                "cache; add --no-feature-cache, or prepare with --set image.crop=224"
+                f"a photo of {width} x {height} pixels has {features.shape[1]} windows in this "
+                "image CNN and no pooled features to cache; add --no-feature-cache, or prepare with "
+                "--set image.crop=224"
             )
         return features[:, 0]
 

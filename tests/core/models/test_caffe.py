@@ -88,8 +88,16 @@ def test_a_photo_of_one_window_can_be_cached_and_a_larger_one_not(resnet_encoder
     with torch.inference_mode():
         features = resnet_encoder.pooled_features(photo(224, 224))
         torch.testing.assert_close(resnet_encoder(features), resnet_encoder(photo(224, 224)))
-        with pytest.raises(ConfigError, match=r"a photo of this size has 2 windows.*--no-feature-cache"):
+        with pytest.raises(ConfigError, match=r"a photo of 257 x 225 pixels has 2 windows.*--no-feature-cache"):
             resnet_encoder.pooled_features(photo(225, 257))
+
+
+def test_maps_of_several_windows_are_refused_with_the_size_of_their_photo() -> None:
+    encoder = ImageEncoder(backbone="resnet50-caffe", embedding_dim=4, crop=257, frozen_until="layer3").eval()
+    with torch.inference_mode():
+        maps = encoder.frozen_maps(photo(257, 257))
+        with pytest.raises(ConfigError, match=r"a photo of 257 x 257 pixels has 4 windows.*--no-feature-cache"):
+            encoder.pooled_features(maps)
 
 
 def test_a_small_photo_has_one_window(resnet_encoder: ImageEncoder) -> None:
